@@ -1,0 +1,46 @@
+# Every target sets up what it needs in .venv; run `make` for the list.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?= -q -n 2
+
+.PHONY: help demo test lint results clean
+
+help:
+	@echo "make demo      compress the bundled activations and show rate and distortion"
+	@echo "make test      run the tests"
+	@echo "make lint      ruff and mypy"
+	@echo "make results   remake the tables and pictures in docs/"
+	@echo "make clean     remove .venv, build outputs and caches"
+
+# torch goes first and alone: constraints.txt says why.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/saecodec demo
+
+# One torch thread per worker: two workers on two cores would otherwise fight over them.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# mypy follows files, not package-dir, so it gets the package laid out as it is installed, with links to the sources.
+TYPED := build/typed/saecodec
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf $(TYPED) && mkdir -p $(TYPED)
+	cd $(TYPED) && ln -s ../../../saecodec/* ../../../formats ../../../cli .
+	MYPYPATH=build/typed $(BIN)/mypy
+
+results: $(STAMP)
+	$(BIN)/python docs/make_results.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
