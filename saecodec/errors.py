@@ -1,0 +1,39 @@
+"""The errors of saecodec.
+
+Every error a user can act on derives from `SaecodecError`; its message names the input, what was found, what
+was expected, and the way out. Each subclass is one kind of thing that a caller may want to handle.
+"""
+
+from __future__ import annotations
+
+
+class SaecodecError(Exception):
+    """Base class of every error that saecodec raises on purpose."""
+
+
+class InputError(SaecodecError):
+    """The activations, codes or options given cannot be coded (shape, dtype, NaN, a step that is too small)."""
+
+
+class OutputError(SaecodecError):
+    """The output cannot be written as asked (it exists, its format cannot hold the dtype, its folder is missing)."""
+
+
+class FormatError(SaecodecError):
+    """The bytes read are not what the format demands: truncated, corrupted, or inconsistent."""
+
+
+class UnsupportedError(SaecodecError):
+    """The input is well-formed, but needs something this version does not do; the message names it."""
+
+
+class CheckpointError(SaecodecError):
+    """An SAE checkpoint is incomplete or contradicts itself."""
+
+
+class IdentityError(SaecodecError):
+    """The SAE or codec given is not the one the file was made with; the message names both identities."""
+
+
+class MissingPieceError(SaecodecError):
+    """Decoding or encoding needs an SAE or a codec that was not given; the message names it."""

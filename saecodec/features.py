@@ -1,0 +1,30 @@
+"""`Features`: the nonzero feature activations of some rows, before quantization, as compressed sparse rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Feature activations of T rows.
+
+    indptr: int64 (T + 1,). latents: int32 (K,), ascending inside a row. values: float32 (K,), the activations z.
+    """
+
+    indptr: NDArray[np.int64]
+    latents: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    @property
+    def n_rows(self) -> int:
+        """T."""
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """K."""
+        return len(self.latents)

@@ -1,0 +1,29 @@
+"""Identities: sha256 over canonical, uncompressed content, so that they survive re-compression and other file formats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def content_hash(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """sha256, in hex, of facts and arrays (docs/format.md, "Identity").
+
+    The text is compact JSON of `facts` with sorted keys, plus the arrays' shapes under "shapes"; then come the arrays
+    in the order of their names, floats as little-endian float32 (-0.0 as 0.0), integers as little-endian int64.
+    """
+    shapes = {name: list(arrays[name].shape) for name in sorted(arrays)}
+    text = json.dumps({**facts, "shapes": shapes}, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        if np.issubdtype(array.dtype, np.floating):
+            digest.update(np.ascontiguousarray(array + np.float32(0), dtype="<f4"))
+        else:
+            digest.update(np.ascontiguousarray(array, dtype="<i8"))
+    return digest.hexdigest()

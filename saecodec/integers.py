@@ -1,0 +1,96 @@
+"""Coded integer arrays: how small side tables (classes, frequency codes, centroids, row columns) are stored.
+
+An array is bucket-coded under one order-0 table of its own. The table's 4-bit frequencies, the array and its length
+come in one self-delimiting byte string (docs/format.md, "Integer arrays").
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec import buckets
+from saecodec.errors import FormatError
+from saecodec.rangecoder import TOTAL, StreamDecoder, StreamEncoder, model_of
+from saecodec.wire import ByteReader, blob, varint
+
+_NIBBLES: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192], np.int64)
+
+
+def zigzag(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Signed to unsigned: 0, -1, 1, -2, ... -> 0, 1, 2, 3, ..."""
+    return (values << 1) ^ (values >> 63)
+
+
+def unzigzag(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The inverse of `zigzag`."""
+    return (values >> 1) ^ -(values & 1)
+
+
+def _weights(nibbles: NDArray[np.int64]) -> NDArray[np.int64]:
+    frequency = _NIBBLES[nibbles]
+    weights = 1 + frequency * (TOTAL - frequency.size) // int(frequency.sum())
+    weights[np.argmax(frequency)] += TOTAL - int(weights.sum())
+    return weights
+
+
+def pack_ints(values: NDArray[np.int64]) -> bytes:
+    """Code a 1-D array of integers in [0, 2^40) into a self-delimiting byte string."""
+    values = np.asarray(values, np.int64)
+    if values.size and not 0 <= values.min() <= values.max() < 1 << buckets.MAX_BITS:
+        raise ValueError(f"integers outside [0, 2^{buckets.MAX_BITS}) cannot be packed")
+    head = varint(values.size)
+    if not values.size:
+        return head
+    symbols = buckets.bucket_of(values)
+    counts = np.bincount(symbols)
+    head += varint(counts.size)
+    if counts.size == 1:  # all zero
+        return head
+    scaled = counts * (_NIBBLES[-1] / counts.max())
+    nibbles = np.searchsorted(np.sqrt(_NIBBLES[1:] * _NIBBLES[:-1].clip(1)), scaled, side="right")
+    nibbles = np.where(counts > 0, np.maximum(nibbles, 1), 0)
+    padded = np.append(nibbles, 0)[: nibbles.size + nibbles.size % 2]
+    head += (padded[::2] | padded[1::2] << 4).astype(np.uint8).tobytes()
+    stream = StreamEncoder()
+    stream.put(symbols, model_of(_weights(nibbles)))
+    bits = buckets.OFFSET_BITS[symbols]
+    wide = bits > 0
+    stream.put_bits((values - buckets.BASE[symbols])[wide], bits[wide])
+    return head + blob(stream.finish())
+
+
+def unpack_ints(reader: ByteReader, size: int, *, below: int = 1 << buckets.MAX_BITS) -> NDArray[np.int64]:
+    """Read an array that `pack_ints` wrote.
+
+    size: the length it must have (a few bytes can stand for many equal integers, so the caller says how many are
+    possible); below: every value must be smaller. Returns int64 (size,). Raises FormatError when the bytes say otherwise.
+    """
+    n = reader.varint(size)
+    if n != size:
+        raise FormatError(f"{reader.what}: an array of {size} integers was expected, found {n}")
+    if n == 0:
+        return np.zeros(0, np.int64)
+    n_symbols = reader.varint(buckets.N_BUCKETS)
+    if n_symbols == 0:
+        raise FormatError(f"{reader.what}: an integer array without symbols")
+    if n_symbols == 1:
+        return np.zeros(n, np.int64)
+    packed = np.frombuffer(reader.take((n_symbols + 1) // 2), np.uint8).astype(np.int64)
+    nibbles = np.stack([packed & 15, packed >> 4], 1).ravel()
+    if nibbles[n_symbols:].any() or not nibbles[n_symbols - 1]:
+        raise FormatError(f"{reader.what}: the table of an integer array does not end at its last symbol")
+    data = reader.blob()
+    stream = StreamDecoder(data, reader.what)
+    symbols = stream.get(model_of(_weights(nibbles[:n_symbols])), n)
+    values = buckets.BASE[symbols]
+    bits = buckets.OFFSET_BITS[symbols]
+    wide = np.flatnonzero(bits)
+    values[wide] += stream.get_bits(bits[wide])
+    stream.end()
+    if values.max() >= below:
+        raise FormatError(f"{reader.what}: found {values.max()} where values below {below} are possible")
+    return values
+

@@ -1,0 +1,115 @@
+"""`LatentCodec`: codes <-> one self-delimiting chunk of bytes. It holds the prior and knows no SAE.
+
+A chunk is: number of rows, the row-aligned columns, then the prior's streams (docs/format.md, "Chunks").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codes import Codes
+from saecodec.errors import FormatError, InputError
+from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
+from saecodec.priors.registry import Prior, read_prior
+from saecodec.wire import ByteReader, blob, varint
+
+MAX_CHUNK_ROWS: Final = 1 << 20
+_MAX_COLUMNS: Final = 64
+
+
+@dataclass(frozen=True)
+class ChunkBytes:
+    """Where a chunk's bytes go; the four add up to its length."""
+
+    support: int
+    levels: int
+    columns: int
+    head: int
+
+
+@dataclass(frozen=True, eq=False)
+class LatentCodec:
+    """Packs chunks of codes under a prior.
+
+    >>> import numpy as np
+    >>> codes = Codes.from_dense(np.eye(100, 8, dtype=np.int64) * 3)
+    >>> codec = LatentCodec.fit([codes])
+    >>> codec.unpack(codec.pack(codes)).to_dense()[3, 3]
+    np.int32(3)
+    """
+
+    prior: Prior
+
+    @classmethod
+    def fit(cls, chunks: list[Codes]) -> LatentCodec:
+        """The factorized prior fitted on chunks of codes; signs are coded when a level is negative."""
+        from saecodec.priors.fit_factorized import LatentStatistics, fit_factorized
+
+        if not chunks:
+            raise InputError("fitting needs at least one chunk of codes")
+        statistics = LatentStatistics(chunks[0].n_latents)
+        for codes in chunks:
+            statistics.add(codes.check())
+        return cls(fit_factorized(lambda: chunks, statistics, signed=statistics.signed))
+
+    def pack(self, codes: Codes) -> bytes:
+        """The chunk of `codes`: identical bytes for identical codes. InputError when they do not fit the prior."""
+        if codes.n_latents != self.prior.n_latents:
+            raise InputError(f"codes of {codes.n_latents} latents, but the prior is for {self.prior.n_latents}")
+        if codes.n_rows > MAX_CHUNK_ROWS:
+            raise InputError(f"a chunk holds at most {MAX_CHUNK_ROWS} rows, got {codes.n_rows}")
+        head = varint(codes.n_rows) + varint(len(codes.columns))
+        columns = [blob(name.encode()) + _pack_column(values) for name, values in sorted(codes.columns.items())]
+        return head + b"".join(columns) + self.prior.encode(codes)
+
+    def unpack(self, chunk: bytes | memoryview, what: str = "chunk") -> Codes:
+        """The codes of a chunk. FormatError when the bytes are not one; `what` names it there."""
+        reader = ByteReader(chunk, what)
+        n_rows, columns = _read_columns(reader)
+        codes = self.prior.decode(reader, n_rows)
+        reader.end()
+        return Codes(codes.indptr, codes.latents, codes.levels, codes.n_latents, columns)
+
+    def chunk_bytes(self, chunk: bytes | memoryview, what: str = "chunk") -> ChunkBytes:
+        """Where the bytes of a chunk go, without decoding its streams."""
+        reader = ByteReader(chunk, what)
+        n_rows, named = _read_columns(reader)
+        head = len(varint(n_rows) + varint(len(named)))
+        columns = len(chunk) - head - reader.left
+        support, levels = self.prior.stream_bytes(reader, n_rows)
+        reader.end()
+        return ChunkBytes(support, levels, columns, len(chunk) - support - levels - columns)
+
+    def to_bytes(self) -> bytes:
+        """The prior's name and tables."""
+        return blob(self.prior.name.encode()) + self.prior.to_bytes()
+
+    @classmethod
+    def read(cls, reader: ByteReader) -> LatentCodec:
+        """Read what `to_bytes` wrote."""
+        return cls(read_prior(bytes(reader.blob()).decode("ascii", "replace"), reader))
+
+
+def _pack_column(values: NDArray[np.int64]) -> bytes:
+    """A column as itself (mode 0) or as differences of successive rows (mode 1), whichever is shorter."""
+    values = np.asarray(values, np.int64)
+    plain = pack_ints(zigzag(values))
+    steps = pack_ints(zigzag(np.diff(values, prepend=0)))
+    return b"\1" + steps if len(steps) < len(plain) else b"\0" + plain
+
+
+def _read_columns(reader: ByteReader) -> tuple[int, dict[str, NDArray[np.int64]]]:
+    n_rows, n_columns = reader.varint(MAX_CHUNK_ROWS), reader.varint(_MAX_COLUMNS)
+    columns: dict[str, NDArray[np.int64]] = {}
+    for _ in range(n_columns):
+        name = bytes(reader.blob()).decode("utf-8", "replace")
+        mode = reader.varint(1)
+        values = unzigzag(unpack_ints(reader, n_rows))
+        if name in columns:
+            raise FormatError(f"{reader.what}: column {name!r} appears twice")
+        columns[name] = np.cumsum(values) if mode else values
+    return n_rows, columns

@@ -1,0 +1,132 @@
+"""The nonlinearity of an SAE's encoder: which latents are active, and how strongly.
+
+One class per architecture, all with the same two faces: `active(h)` returns the nonzero activations of
+pre-activations h (T, F) as flat indices (row * F + latent, ascending) and float32 values; `config`/`tensors` and
+`from_config` are mirror images. Equations: SAELens 6 (`sae_lens/saes/*.py`), all comparisons strict.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saecodec.errors import CheckpointError, UnsupportedError
+
+
+class Nonlinearity(ABC):
+    """Selects and values the active latents of pre-activations."""
+
+    kind: ClassVar[str]
+    signed: ClassVar[bool] = False
+
+    @abstractmethod
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat indices int64 (K,) and activations float32 (K,) of pre-activations float32 (T, F)."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parameters, each float32 (F,)."""
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """What it is beside its parameters."""
+        return {"kind": self.kind}
+
+    def to(self, device: str | torch.device) -> Nonlinearity:
+        """Itself on another device."""
+        return Nonlinearity.from_config(self.config(), {key: value.to(device) for key, value in self.tensors().items()})
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Nonlinearity:
+        """The nonlinearity that `config()` and `tensors()` describe; UnsupportedError names an unknown kind."""
+        kind = config.get("kind")
+        try:
+            if kind == ReLU.kind:
+                return ReLU()
+            if kind == JumpReLU.kind:
+                return JumpReLU(tensors["threshold"])
+            if kind == TopK.kind:
+                return TopK(int(config["k"]))
+            if kind == Gated.kind:
+                return Gated(tensors["r_mag"], tensors["b_mag"], tensors["b_gate"])
+        except KeyError as error:
+            raise CheckpointError(f"nonlinearity {kind!r} needs {error}") from error
+        raise UnsupportedError(f"unknown nonlinearity {kind!r}: this version knows relu, jumprelu, topk, gated")
+
+
+def _where(mask: Tensor) -> Tensor:
+    """Flat indices of the true cells, ascending."""
+    if mask.device.type == "cpu":  # numpy's search is several times faster than torch's on the CPU
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.reshape(-1).nonzero().reshape(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class ReLU(Nonlinearity):
+    """z = relu(h)."""
+
+    kind = "relu"
+
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        index = _where(h > 0)
+        return index, h.reshape(-1)[index]
+
+
+@dataclass(frozen=True, eq=False)
+class JumpReLU(Nonlinearity):
+    """z = relu(h) 1[h > threshold]."""
+
+    kind = "jumprelu"
+    threshold: Tensor
+
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        index = _where(h > self.threshold.clamp(min=0))
+        return index, h.reshape(-1)[index]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"threshold": self.threshold}
+
+
+@dataclass(frozen=True, eq=False)
+class TopK(Nonlinearity):
+    """The k largest h of a row, then relu: at most k are active."""
+
+    kind = "topk"
+    k: int
+
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        values, latents = torch.topk(h, min(self.k, h.shape[1]), dim=1, sorted=False)
+        latents, order = latents.sort(dim=1)
+        values = values.gather(1, order)
+        index = latents + torch.arange(len(h), device=h.device)[:, None] * h.shape[1]
+        keep = values > 0
+        return index[keep], values[keep]
+
+    def config(self) -> dict[str, Any]:
+        return {"kind": self.kind, "k": self.k}
+
+
+@dataclass(frozen=True, eq=False)
+class Gated(Nonlinearity):
+    """z = 1[h > 0] relu((h - b_gate) exp(r_mag) + b_mag), where h = u W_enc + b_gate."""
+
+    kind = "gated"
+    r_mag: Tensor
+    b_mag: Tensor
+    b_gate: Tensor
+
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        index = _where(h > 0)
+        latent = index % h.shape[1]
+        projection = h.reshape(-1)[index] - self.b_gate[latent]
+        values = projection * self.r_mag.exp()[latent] + self.b_mag[latent]
+        keep = values > 0
+        return index[keep], values[keep]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"r_mag": self.r_mag, "b_mag": self.b_mag, "b_gate": self.b_gate}

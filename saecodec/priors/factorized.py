@@ -1,0 +1,273 @@
+"""The factorized prior: latents are independent; each is coded with the tables of its classes.
+
+Support: the gaps between a class's nonzeros (`gaps`), under a table per support class. Levels: under a table per level
+class. Both use the bucket code. A chunk is one support stream and one levels stream per group of support classes, so
+that a reader who wants one latent decodes one group. Normative: docs/format.md, "Factorized prior".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec import buckets
+from saecodec.codes import MAX_LEVEL, Codes
+from saecodec.errors import FormatError, InputError
+from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
+from saecodec.priors.gaps import gaps_of, positions_of
+from saecodec.priors.layout import Cells, Layout
+from saecodec.rangecoder import TOTAL, Model, StreamDecoder, StreamEncoder, model_of
+from saecodec.tables import MAX_RESOLUTION, expand, max_code
+from saecodec.wire import ByteReader, varint, varints
+
+MAX_LATENTS: Final = 1 << 24
+MAX_CLASSES: Final = 1 << 10
+MAX_NONZEROS: Final = 1 << 27  # of a chunk
+_MIN_ALPHABET: Final = 2
+
+
+@dataclass(frozen=True, eq=False)
+class TableSet:
+    """The tables of a family of classes.
+
+    classes: class of each latent, int64 (F,). codes: frequency codes, int64 (C, A) with A >= 2. resolution: log2 of
+    the frequency steps an octave.
+    """
+
+    classes: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    resolution: int
+
+    @cached_property
+    def weights(self) -> NDArray[np.int64]:
+        """Range-coder weights of each table over all buckets, int64 (C, 304)."""
+        full = np.zeros((len(self.codes), buckets.N_BUCKETS), np.int64)
+        full[:, : self.codes.shape[1]] = self.codes
+        return expand(full, self.resolution)
+
+    @cached_property
+    def models(self) -> list[Model]:
+        """Range-coder model of each class."""
+        return [model_of(weights) for weights in self.weights]
+
+    @cached_property
+    def least_bits(self) -> NDArray[np.float64]:
+        """What a class's likeliest symbol costs, in bits, float64 (C,): bounds how many symbols a stream can hold."""
+        return np.asarray(-np.log2(self.weights.max(1) / TOTAL))
+
+    def to_bytes(self) -> bytes:
+        """Class names and tables (docs/format.md, "Table sets")."""
+        steps = np.diff(self.codes, axis=1, prepend=0)
+        head = varints([len(self.codes), self.codes.shape[1], self.resolution])
+        return head + pack_ints(self.classes) + pack_ints(zigzag(steps.ravel()))
+
+    @classmethod
+    def read(cls, reader: ByteReader, n_latents: int) -> TableSet:
+        """Read what `to_bytes` wrote for `n_latents` latents."""
+        n_classes, n_symbols = reader.varint(MAX_CLASSES), reader.varint(buckets.N_BUCKETS)
+        resolution = reader.varint(MAX_RESOLUTION)
+        if n_classes < 1 or n_symbols < _MIN_ALPHABET:
+            raise FormatError(f"{reader.what}: {n_classes} tables of {n_symbols} symbols are not possible")
+        classes = unpack_ints(reader, n_latents, below=n_classes)
+        steps = unpack_ints(reader, n_classes * n_symbols, below=2 * max_code(MAX_RESOLUTION) + 1)
+        codes = np.cumsum(unzigzag(steps).reshape(n_classes, n_symbols), axis=1)
+        if codes.min() < 0 or codes.max() > max_code(resolution):
+            raise FormatError(f"{reader.what}: a frequency code lies outside 0..{max_code(resolution)}")
+        return cls(classes, codes, resolution)
+
+
+@dataclass(frozen=True, eq=False)
+class FactorizedPrior:
+    """Tables of the support and of the levels.
+
+    group_sizes: number of support classes in each group. signed: levels carry a sign bit.
+    """
+
+    name: ClassVar[str] = "factorized"
+
+    support: TableSet
+    levels: TableSet
+    group_sizes: tuple[int, ...]
+    signed: bool
+
+    @property
+    def n_latents(self) -> int:
+        """F."""
+        return len(self.support.classes)
+
+    @property
+    def level_class(self) -> NDArray[np.int64]:
+        """Class of each latent that its centroids go by, int64 (F,)."""
+        return self.levels.classes
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The order of a chunk's cells."""
+        return Layout(self.support.classes, self.levels.classes)
+
+    @cached_property
+    def _class_bounds(self) -> list[int]:
+        return [0, *np.cumsum(self.group_sizes).tolist()]
+
+    @cached_property
+    def _segment_bounds(self) -> list[int]:
+        """First segment of each group, and the number of segments."""
+        starts = self.layout.class_start[self._class_bounds]
+        return list(np.searchsorted(self.layout.segment_start, starts).tolist())
+
+    def encode(self, codes: Codes) -> bytes:
+        """The support and levels of one chunk.
+
+        Counts of nonzeros per class, then the byte lengths of the groups' support and levels streams in words, then
+        the streams: all of the support, then all of the levels.
+        """
+        if codes.nnz > MAX_NONZEROS:
+            raise InputError(f"a chunk of {codes.nnz} nonzeros is too large (limit {MAX_NONZEROS}): use smaller chunks")
+        if not self.signed and codes.nnz and codes.levels.min() < 0:
+            raise InputError("this prior was fitted on activations that are never negative, but a level is")
+        cells = self.layout.cells(codes)
+        gaps, first = gaps_of(cells, codes.n_rows, self.layout.class_start)
+        segment = np.searchsorted(cells.column, self.layout.segment_start)
+        magnitude = np.abs(cells.level).astype(np.int64) - 1
+        negative = (cells.level < 0).astype(np.int64)
+        support = self._encode_groups(gaps, first, self._class_bounds, self.support.models)
+        models = [self.levels.models[c] for c in self.layout.segment_class]
+        levels = self._encode_groups(magnitude, segment, self._segment_bounds, models, negative if self.signed else None)
+        lengths = [len(stream) // 4 for pair in zip(support, levels, strict=True) for stream in pair]
+        return varints(np.diff(first)) + varints(lengths) + b"".join(support) + b"".join(levels)
+
+    @staticmethod
+    def _encode_groups(
+        values: NDArray[np.int64],
+        first: NDArray[np.int64],
+        bounds: list[int],
+        models: list[Model],
+        signs: NDArray[np.int64] | None = None,
+    ) -> list[bytes]:
+        """One stream per group: the buckets run by run, then all offsets, then all signs.
+
+        first: first value of each run (R + 1,); bounds: first run of each group (G + 1,); models: one per run.
+        """
+        symbols = buckets.bucket_of(values)
+        wide = np.flatnonzero(buckets.OFFSET_BITS[symbols])
+        offsets = values[wide] - buckets.BASE[symbols[wide]]
+        bits = buckets.OFFSET_BITS[symbols[wide]]
+        runs = first.tolist()
+        cuts = np.searchsorted(wide, first[bounds]).tolist()
+        streams = []
+        for g in range(len(bounds) - 1):
+            stream = StreamEncoder()
+            for run in range(bounds[g], bounds[g + 1]):
+                stream.put(symbols[runs[run] : runs[run + 1]], models[run])
+            stream.put_bits(offsets[cuts[g] : cuts[g + 1]], bits[cuts[g] : cuts[g + 1]])
+            if signs is not None:
+                sign = signs[runs[bounds[g]] : runs[bounds[g + 1]]]
+                stream.put_bits(sign, np.ones_like(sign))
+            streams.append(stream.finish())
+        return streams
+
+    def decode(self, reader: ByteReader, n_rows: int) -> Codes:
+        """The inverse of `encode`; FormatError when the bytes are not a chunk of `n_rows` rows."""
+        what, layout = reader.what, self.layout
+        counts, lengths = self._read_head(reader, n_rows)
+        streams = [reader.take(4 * n) for n in (*lengths[::2], *lengths[1::2])]
+        n_groups = len(self.group_sizes)
+        first = np.concatenate([[0], np.cumsum(counts)])
+        gaps, _ = self._decode_groups(streams[:n_groups], first, self._class_bounds, self.support.models, what, False)
+        column, row = positions_of(gaps, counts, n_rows, layout.class_start, what)
+        segment = np.searchsorted(column, layout.segment_start)
+        models = [self.levels.models[c] for c in layout.segment_class]
+        magnitude, negative = self._decode_groups(
+            streams[n_groups:], segment, self._segment_bounds, models, what, self.signed
+        )
+        if len(magnitude) and magnitude.max() >= MAX_LEVEL:
+            raise FormatError(f"{what}: a level exceeds 2^20")
+        level = (magnitude + 1) * (1 - 2 * negative) if self.signed else magnitude + 1
+        return layout.codes(Cells(column, row, level.astype(np.int32)), n_rows)
+
+    def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[NDArray[np.int64], list[int]]:
+        """Counts of nonzeros per class and lengths of the streams in words, checked against each other."""
+        sizes = np.diff(self.layout.class_start)
+        counts = np.array(reader.varints(len(sizes), MAX_NONZEROS), np.int64)
+        lengths = reader.varints(2 * len(self.group_sizes), reader.left)
+        least = np.add.reduceat(counts * self.support.least_bits, self._class_bounds[:-1])
+        # The range coder may undercut the ideal code length by its last word; 1 % is for the rounding of the bound.
+        possible = 32.0 * np.array(lengths[::2]) + 64
+        if counts.sum() > MAX_NONZEROS or (counts > sizes * n_rows).any() or (0.99 * least > possible).any():
+            raise FormatError(f"{reader.what}: {counts.sum()} nonzeros cannot come from streams of these lengths")
+        return counts, lengths
+
+    @staticmethod
+    def _decode_groups(
+        streams: list[memoryview], first: NDArray[np.int64], bounds: list[int], models: list[Model], what: str, signed: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The values and signs (1 = negative; empty unless `signed`) that `_encode_groups` coded."""
+        runs = first.tolist()
+        values = np.empty(runs[-1], np.int64)
+        negative = np.zeros(runs[-1] if signed else 0, np.int64)
+        for g, data in enumerate(streams):
+            stream = StreamDecoder(data, what)
+            a, b = runs[bounds[g]], runs[bounds[g + 1]]
+            symbols = np.empty(b - a, np.int32)
+            for run in range(bounds[g], bounds[g + 1]):
+                if runs[run] < runs[run + 1]:
+                    symbols[runs[run] - a : runs[run + 1] - a] = stream.get(models[run], runs[run + 1] - runs[run])
+            values[a:b] = buckets.BASE[symbols]
+            bits = buckets.OFFSET_BITS[symbols]
+            wide = np.flatnonzero(bits)
+            values[a + wide] += stream.get_bits(bits[wide])
+            if signed:
+                negative[a:b] = stream.get_bits(np.ones(b - a, np.int64))
+            stream.end()
+        return values, negative
+
+    def stream_bytes(self, reader: ByteReader, n_rows: int) -> tuple[int, int]:
+        """Bytes of a chunk's support streams and of its levels streams, without decoding them."""
+        _, lengths = self._read_head(reader, n_rows)
+        support, levels = 4 * sum(lengths[::2]), 4 * sum(lengths[1::2])
+        reader.take(support + levels)
+        return support, levels
+
+    def ideal_bits(self, codes: Codes) -> tuple[float, float]:
+        """Ideal code length of a chunk's support and levels under the tables, in bits, counts not included."""
+        cells = self.layout.cells(codes)
+        gaps, _ = gaps_of(cells, codes.n_rows, self.layout.class_start)
+        latent = self.layout.latent_of[cells.column]
+        out = []
+        for values, tables in ((gaps, self.support), (np.abs(cells.level).astype(np.int64) - 1, self.levels)):
+            symbols = buckets.bucket_of(values)
+            bits = -np.log2(tables.weights[tables.classes[latent], symbols] / TOTAL) + buckets.OFFSET_BITS[symbols]
+            out.append(float(bits.sum()))
+        return out[0], out[1] + (codes.nnz if self.signed else 0)
+
+    def content(self) -> dict[str, NDArray[np.int64]]:
+        """Everything that decides a symbol, as integer arrays."""
+        return {
+            "group_sizes": np.array(self.group_sizes, np.int64),
+            "signed": np.array([int(self.signed)]),
+            "support_classes": self.support.classes,
+            "support_weights": self.support.weights,
+            "level_classes": self.levels.classes,
+            "level_weights": self.levels.weights,
+        }
+
+    def to_bytes(self) -> bytes:
+        """The prior as a byte string (docs/format.md, "Factorized prior")."""
+        groups = varint(len(self.group_sizes)) + varints(self.group_sizes)
+        return varints([self.n_latents, int(self.signed)]) + groups + self.support.to_bytes() + self.levels.to_bytes()
+
+    @classmethod
+    def read(cls, reader: ByteReader) -> FactorizedPrior:
+        """Read what `to_bytes` wrote."""
+        n_latents, signed = reader.varint(MAX_LATENTS), bool(reader.varint(1))
+        group_sizes = tuple(reader.varints(reader.varint(MAX_CLASSES), MAX_CLASSES))
+        support, levels = TableSet.read(reader, n_latents), TableSet.read(reader, n_latents)
+        if n_latents < 1 or 0 in group_sizes or sum(group_sizes) != len(support.codes):
+            raise FormatError(f"{reader.what}: groups {group_sizes} do not divide {len(support.codes)} support classes")
+        if support.classes.max() != len(support.codes) - 1:
+            raise FormatError(f"{reader.what}: the last support class has no latent")
+        return cls(support, levels, group_sizes, signed)

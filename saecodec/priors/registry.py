@@ -1,0 +1,56 @@
+"""Priors by name, and the interface they share."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codes import Codes
+from saecodec.errors import UnsupportedError
+from saecodec.priors.factorized import FactorizedPrior
+from saecodec.wire import ByteReader
+
+
+class Prior(Protocol):
+    """The probability model of a chunk of codes. T rows, F latents."""
+
+    name: ClassVar[str]
+
+    @property
+    def n_latents(self) -> int:
+        """F."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether levels can be negative."""
+
+    @property
+    def level_class(self) -> NDArray[np.int64]:
+        """Class of each latent that its centroids go by, int64 (F,)."""
+
+    def encode(self, codes: Codes) -> bytes:
+        """Support and levels of one chunk."""
+
+    def decode(self, reader: ByteReader, n_rows: int) -> Codes:
+        """The inverse of `encode`."""
+
+    def stream_bytes(self, reader: ByteReader, n_rows: int) -> tuple[int, int]:
+        """Bytes of a chunk that are support and levels, without decoding it."""
+
+    def ideal_bits(self, codes: Codes) -> tuple[float, float]:
+        """Ideal code length of support and levels under the tables, in bits."""
+
+    def content(self) -> dict[str, NDArray[np.int64]]:
+        """Everything that decides a symbol, as integer arrays: what identities are made of."""
+
+    def to_bytes(self) -> bytes:
+        """The prior and its tables."""
+
+
+def read_prior(name: str, reader: ByteReader) -> Prior:
+    """The prior `name` from its `to_bytes`; UnsupportedError when this version does not know it."""
+    if name == FactorizedPrior.name:
+        return FactorizedPrior.read(reader)
+    raise UnsupportedError(f"{reader.what}: unknown prior {name!r}: this version knows {FactorizedPrior.name!r}")

@@ -1,0 +1,259 @@
+"""The sparse autoencoder: feature activations of rows, and rows from feature activations.
+
+An `SAE` is in canonical form whatever file it came from: an encoder `h = (x - b_dec) W_enc + b_enc` (the subtraction
+optional), a `Nonlinearity` that selects and values the active latents, and a decoder `x_hat = z W_dec + b_dec`.
+Arithmetic is float32, except that an encoder made for half precision multiplies in it, as its own library does: its
+thresholds were chosen for those roundings. T rows, d activation width, F latents, K nonzeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saecodec.errors import CheckpointError, InputError, MissingPieceError
+from saecodec.features import Features
+from saecodec.identity import content_hash
+from saecodec.nonlinearity import Nonlinearity
+
+_BATCH_CELLS: Final = 1 << 22  # T x F pre-activations at a time: 16 MB, near a core's share of the cache
+_MIN_BATCH_ROWS: Final = 64
+_HALF: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """w_enc: (d, F) and b_enc: (F,), float32 or the half precision that the product is taken in. nonlinearity: of h.
+    apply_b_dec_to_input: subtract b_dec from x first."""
+
+    w_enc: Tensor
+    b_enc: Tensor
+    nonlinearity: Nonlinearity
+    apply_b_dec_to_input: bool
+
+    def preactivations(self, x: Tensor, b_dec: Tensor) -> Tensor:
+        """h, float32 (T, F), of rows x, float32 (T, d)."""
+        dtype = self.w_enc.dtype
+        u = x.to(dtype) - b_dec.to(dtype) if self.apply_b_dec_to_input else x.to(dtype)
+        if dtype == torch.float32:
+            return torch.addmm(self.b_enc, u, self.w_enc)
+        return (u @ self.w_enc + self.b_enc).float()  # rounded twice, as in SAELens
+
+
+@dataclass(frozen=True, eq=False)
+class SAE:
+    """A trained sparse autoencoder.
+
+    w_dec: float32 (F, d), decoder directions in rows. b_dec: float32 (d,). encoder: None when only the decoder is at
+    hand. architecture, name, source: for people. metadata: what its file says of where it was trained.
+    """
+
+    w_dec: Tensor
+    b_dec: Tensor
+    encoder: Encoder | None
+    architecture: str
+    name: str = ""
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Shapes, dtypes and finiteness; CheckpointError names the tensor."""
+        n_latents, width = self.w_dec.shape
+        expected = {"w_dec": (n_latents, width), "b_dec": (width,)}
+        tensors = {"w_dec": self.w_dec, "b_dec": self.b_dec}
+        if self.encoder is not None:
+            expected |= {"w_enc": (width, n_latents), "b_enc": (n_latents,)}
+            tensors |= {"w_enc": self.encoder.w_enc, "b_enc": self.encoder.b_enc}
+            for key, tensor in self.encoder.nonlinearity.tensors().items():
+                expected[key], tensors[key] = (n_latents,), tensor
+        for key, tensor in tensors.items():
+            if tuple(tensor.shape) != expected[key]:
+                raise CheckpointError(f"{self.name}: {key} has shape {tuple(tensor.shape)}, expected {expected[key]}")
+            half = key in ("w_enc", "b_enc") and tensor.dtype in _HALF.values()
+            if not (tensor.dtype == torch.float32 or half) or not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{self.name}: {key} must be finite float32, found {tensor.dtype} or NaN or infinity")
+
+    def __repr__(self) -> str:
+        return f"SAE({self.name!r}, {self.architecture}, d={self.width}, F={self.n_latents})"
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return int(self.w_dec.shape[1])
+
+    @property
+    def n_latents(self) -> int:
+        """F."""
+        return int(self.w_dec.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the canonical tensors, float32."""
+        return sum(array.nbytes for array in self.tensors().values())
+
+    @property
+    def signed(self) -> bool:
+        """Whether feature activations can be negative."""
+        return self.encoder is not None and self.encoder.nonlinearity.signed
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.w_dec.device
+
+    def to(self, device: str | torch.device) -> SAE:
+        """This SAE on another device; "auto" is cuda where there is one, else the CPU."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        encoder = self.encoder
+        if encoder is not None:
+            moved = encoder.nonlinearity.to(device)
+            encoder = replace(encoder, w_enc=encoder.w_enc.to(device), b_enc=encoder.b_enc.to(device), nonlinearity=moved)
+        return replace(self, w_dec=self.w_dec.to(device), b_dec=self.b_dec.to(device), encoder=encoder)
+
+    # -- encoding ------------------------------------------------------------------------------------------------------
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that `features` sends through the encoder at a time."""
+        return max(_MIN_BATCH_ROWS, _BATCH_CELLS // self.n_latents)
+
+    @torch.no_grad()
+    def features(self, x: NDArray[np.float32], first_row: int = 0) -> Features:
+        """The nonzero feature activations of rows.
+
+        x: float32 (T, d), finite (InputError names the first row that is not, counted from `first_row`).
+        """
+        self.check_rows(x, first_row)
+        parts, counts = [], [np.zeros(0, np.int64)]
+        batch = self.batch_rows
+        for start in range(0, len(x), batch):
+            rows = torch.from_numpy(x[start : start + batch]).to(self.device)
+            flat, values = self._active(rows)
+            row, latent = np.divmod(flat, self.n_latents)
+            counts.append(np.bincount(row, minlength=len(rows)))
+            parts.append((latent.astype(np.int32), values))
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        latents = np.concatenate([np.zeros(0, np.int32), *(p[0] for p in parts)])
+        return Features(indptr, latents, np.concatenate([np.zeros(0, np.float32), *(p[1] for p in parts)]))
+
+    def _active(self, x: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        encoder = self._encoder()
+        index, values = encoder.nonlinearity.active(encoder.preactivations(x, self.b_dec))
+        return index.cpu().numpy(), values.cpu().numpy()
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Feature activations of rows as a dense tensor: (..., d) -> float32 (..., F)."""
+        flat = x.reshape(-1, self.width).to(self.device, torch.float32)
+        index, values = self._active(flat)
+        z = torch.zeros(len(flat) * self.n_latents, device=self.device)
+        z[torch.from_numpy(index).to(self.device)] = torch.from_numpy(values).to(self.device)
+        return z.reshape(*x.shape[:-1], self.n_latents)
+
+    def check_rows(self, x: NDArray[np.float32], first_row: int = 0) -> None:
+        """InputError unless `x` is (T, d) and finite; rows are counted from `first_row` in the message."""
+        if x.ndim != 2 or x.shape[1] != self.width:
+            raise InputError(f"the SAE {self.name!r} codes rows of {self.width} values, got an array of shape {x.shape}")
+        # A row's sum of squares tells in one pass, but may overflow: only then look at the values.
+        if not np.isfinite(np.einsum("td,td->t", x, x)).all():
+            bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+            if bad.size:
+                raise InputError(
+                    f"row {first_row + bad[0]} holds NaN or infinity ({bad.size} such rows among {len(x)}): "
+                    "drop or repair these rows, they have no squared error"
+                )
+
+    def _encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise MissingPieceError(f"encoding needs the whole SAE {self.name!r}; only its decoder is at hand")
+        return self.encoder
+
+    # -- decoding ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def norms(self) -> NDArray[np.float64]:
+        """Norm of each decoder direction, float64 (F,)."""
+        directions = self.w_dec.cpu().numpy()
+        return np.sqrt(np.einsum("fd,fd->f", directions, directions, dtype=np.float64))
+
+    @torch.no_grad()
+    def rows(self, features: Features) -> Tensor:
+        """x_hat of feature activations, float32 (T, d), as a weighted sum of decoder directions per row."""
+        bags = torch.nn.functional.embedding_bag(
+            torch.from_numpy(features.latents.astype(np.int64)).to(self.device),
+            self.w_dec,
+            torch.from_numpy(features.indptr).to(self.device),
+            mode="sum",
+            per_sample_weights=torch.from_numpy(features.values).to(self.device),
+            include_last_offset=True,
+        )
+        return bags.add_(self.b_dec)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """x_hat of dense feature activations: (..., F) -> float32 (..., d)."""
+        return z.to(self.device, torch.float32) @ self.w_dec + self.b_dec
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x_hat of rows, nothing quantized: (..., d) -> float32 (..., d)."""
+        return self.decode(self.encode(x))
+
+    # -- identity ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def decoder_id(self) -> str:
+        """sha256 over what decoding needs: shapes, W_dec and b_dec as little-endian float32 (docs/format.md, "Identity")."""
+        return content_hash({"kind": "decoder"}, self.decoder_tensors())
+
+    @cached_property
+    def sae_id(self) -> str | None:
+        """sha256 over the canonical encoder and decoder; None when only the decoder is at hand."""
+        if self.encoder is None:
+            return None
+        return content_hash({"kind": "sae"} | self.config(), self.tensors())
+
+    def config(self) -> dict[str, Any]:
+        """What makes the canonical form beside its tensors; `from_tensors` takes it."""
+        out: dict[str, Any] = {"architecture": self.architecture}
+        if self.encoder is not None:
+            out["nonlinearity"] = self.encoder.nonlinearity.config()
+            out["apply_b_dec_to_input"] = self.encoder.apply_b_dec_to_input
+            out["dtype"] = str(self.encoder.w_enc.dtype).removeprefix("torch.")
+        return out
+
+    def decoder_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The canonical decoder."""
+        return {"w_dec": self.w_dec.cpu().numpy(), "b_dec": self.b_dec.cpu().numpy()}
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The canonical decoder and, where it is at hand, encoder."""
+        out = self.decoder_tensors()
+        if self.encoder is not None:
+            extra = {"w_enc": self.encoder.w_enc, "b_enc": self.encoder.b_enc} | self.encoder.nonlinearity.tensors()
+            out |= {key: tensor.float().cpu().numpy() for key, tensor in extra.items()}
+        return out
+
+    @classmethod
+    def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]], name: str) -> SAE:
+        """The SAE that `config` and `tensors` (or `decoder_tensors`) describe."""
+        held = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in tensors.items()}
+        if not {"w_dec", "b_dec"} <= held.keys():
+            raise CheckpointError(f"{name}: tensors w_dec and b_dec are needed, found {sorted(held)}")
+        encoder = None
+        if "w_enc" in held:
+            if "nonlinearity" not in config or "b_enc" not in held:
+                raise CheckpointError(f"{name}: an encoder needs b_enc and a nonlinearity")
+            nonlinearity = Nonlinearity.from_config(config["nonlinearity"], held)
+            dtype = _HALF.get(str(config.get("dtype")), torch.float32)
+            w_enc, b_enc = held["w_enc"].to(dtype), held["b_enc"].to(dtype)
+            encoder = Encoder(w_enc, b_enc, nonlinearity, bool(config.get("apply_b_dec_to_input")))
+        return cls(held["w_dec"], held["b_dec"], encoder, str(config.get("architecture", "unknown")), name)
+

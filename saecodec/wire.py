@@ -1,0 +1,90 @@
+"""Bounded reading and writing of the byte strings inside a frame: varints, blobs and small text.
+
+Every read checks the bytes that are left before anything is allocated, so a count that lies costs an error and no
+memory. Varints are unsigned LEB128 of at most 9 bytes (63 bits), in their shortest form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from saecodec.errors import FormatError
+
+_MAX_VARINT_BYTES = 9
+
+
+def varint(value: int) -> bytes:
+    """`value` (0 <= value < 2^63) as LEB128.
+
+    >>> varint(300).hex()
+    'ac02'
+    """
+    if not 0 <= value < 1 << 63:
+        raise ValueError(f"a varint holds 0 <= value < 2^63, got {value}")
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def varints(values: Iterable[int]) -> bytes:
+    """The varints of `values`, one after the other."""
+    return b"".join(varint(int(value)) for value in values)
+
+
+def blob(data: bytes) -> bytes:
+    """`data` preceded by its length as a varint."""
+    return varint(len(data)) + data
+
+
+class ByteReader:
+    """Reads what this module writes; `what` names the input in errors."""
+
+    def __init__(self, data: bytes | memoryview, what: str) -> None:
+        self._data = memoryview(data)
+        self._at = 0
+        self.what = what
+
+    @property
+    def left(self) -> int:
+        """Bytes not yet read."""
+        return len(self._data) - self._at
+
+    def take(self, n: int) -> memoryview:
+        """The next `n` bytes."""
+        if n > self.left:
+            raise FormatError(f"{self.what}: truncated: {n} bytes needed at offset {self._at}, {self.left} left")
+        out = self._data[self._at : self._at + n]
+        self._at += n
+        return out
+
+    def varint(self, limit: int = (1 << 63) - 1) -> int:
+        """The next varint; FormatError when it exceeds `limit` or is not in its shortest form."""
+        value = 0
+        for i in range(_MAX_VARINT_BYTES):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << (7 * i)
+            if byte < 0x80:
+                if byte == 0 and i > 0:
+                    raise FormatError(f"{self.what}: a varint at offset {self._at - i - 1} is not in its shortest form")
+                if value > limit:
+                    raise FormatError(f"{self.what}: found {value} where at most {limit} is possible")
+                return value
+        raise FormatError(f"{self.what}: a varint is longer than {_MAX_VARINT_BYTES} bytes")
+
+    def varints(self, count: int, limit: int = (1 << 63) - 1) -> list[int]:
+        """The next `count` varints, each at most `limit`."""
+        if count > self.left:  # every varint takes a byte
+            raise FormatError(f"{self.what}: truncated: {count} varints announced, {self.left} bytes left")
+        return [self.varint(limit) for _ in range(count)]
+
+    def blob(self) -> memoryview:
+        """The next length-prefixed byte string."""
+        return self.take(self.varint(self.left))
+
+    def end(self) -> None:
+        """FormatError unless everything was read."""
+        if self.left:
+            raise FormatError(f"{self.what}: {self.left} bytes left over at the end")
