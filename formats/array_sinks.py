@@ -1,0 +1,211 @@
+"""Writing activation arrays: rows go in as float32 and leave as `.npy`, `.npz`, `.safetensors` or `.pt`.
+
+The values are little-endian and C-ordered, and the file appears only when every row has been written. All formats but
+`.pt` are streamed; `.pt` is collected in memory, because torch writes whole tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.lib.format as npy_format
+import numpy.typing as npt
+
+from saecodec.errors import OutputError
+from saecodec.formats.array_source import ITEM_BYTES, FloatRows
+from saecodec.formats.atomic import atomic_output
+
+_Store = Callable[[npt.NDArray[Any]], object]
+"""Appends rows that have the dtype of the file already (bfloat16 as its bits, uint16)."""
+
+_STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
+_SAFETENSORS_CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
+_LARGEST_FINITE = {"float16": np.float32(65504), "bfloat16": np.float32(3.3895313892515355e38)}
+_HOLD_BFLOAT16 = (".safetensors", ".pt", ".pth")
+
+
+class ArraySink:
+    """Takes the rows of one array in order; made by `create_array`."""
+
+    def __init__(self, path: str, shape: tuple[int, ...], dtype: str, store: _Store) -> None:
+        self.path = path
+        self.shape = shape
+        self.dtype = dtype
+        self.rows_written = 0
+        self._store = store
+
+    @property
+    def n_rows(self) -> int:
+        """T, the rows that have to be written: the product of all dimensions but the last."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def width(self) -> int:
+        """d, the last dimension."""
+        return self.shape[-1]
+
+    def write(self, rows: FloatRows) -> None:
+        """Append rows, float32 (n, d).
+
+        Finite values stay finite: one beyond the range of float16 or bfloat16 becomes the largest finite value of its
+        sign. Infinities and NaN stay what they are.
+
+        Raises:
+            OutputError: the rows have another shape or dtype, or are more than the shape of the array holds.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.width or rows.dtype != np.float32:
+            raise OutputError(f"{self.path}: got {rows.dtype} {rows.shape}; expected float32 rows (n, {self.width})")
+        if self.rows_written + len(rows) > self.n_rows:
+            raise OutputError(
+                f"{self.path}: got row {self.rows_written + len(rows)}; the shape {self.shape} has {self.n_rows} rows"
+            )
+        if len(rows):
+            self._store(_narrow(rows, self.dtype))
+        self.rows_written += len(rows)
+
+    def finish(self) -> None:
+        """Raise OutputError unless every row was written; `create_array` calls it."""
+        if self.rows_written != self.n_rows:
+            raise OutputError(
+                f"{self.path}: got {self.rows_written} rows, but the shape {self.shape} has {self.n_rows}"
+            )
+
+
+@contextmanager
+def create_array(
+    path: str | os.PathLike[str], shape: tuple[int, ...], dtype: str, *, force: bool = False, key: str = "x"
+) -> Iterator[ArraySink]:
+    """Yield a sink for an array of this shape and dtype; the file appears when the block ends and all rows are in.
+
+    `key` names the array in formats that have names (`.npz`, `.safetensors`); a `.pt` holds the bare tensor. A shape
+    (..., d) takes its rows flattened, (d,) takes one.
+
+    Raises:
+        OutputError: the format cannot hold it (see `resolve_output_format`), the shape has no rows of at least one
+            value, `path` is refused (see `check_output_path`), the rows do not fit the shape, or writing fails.
+    """
+    name = os.fspath(path)
+    extension = resolve_output_format(path, dtype)
+    shape = tuple(int(n) for n in shape)
+    if not shape or shape[-1] == 0 or min(shape) < 0:
+        raise OutputError(f"{name}: has shape {shape}; expected rows of at least one value, (..., width)")
+    if key == "__metadata__" and extension == ".safetensors":
+        raise OutputError(f"{name}: the key {key!r} is reserved in .safetensors; choose another key")
+    with atomic_output(path, force=force) as file, _WRITERS[extension](file, shape, dtype, key) as store:
+        sink = ArraySink(name, shape, dtype, store)
+        yield sink
+        sink.finish()
+
+
+def resolve_output_format(path: str | os.PathLike[str], dtype: str) -> str:
+    """The format (the extension, '.npy' say) that `path` asks for, if it can hold `dtype`.
+
+    Touches no file: it is for refusing before long work begins.
+
+    Raises:
+        OutputError: the extension or the dtype is not known, or the format has no such dtype.
+    """
+    extension = os.path.splitext(os.fspath(path))[1].lower()
+    if extension not in _WRITERS:
+        raise OutputError(f"{path}: has the extension {extension!r}; expected one of {', '.join(_WRITERS)}")
+    if dtype not in ITEM_BYTES:
+        raise OutputError(f"{path}: dtype {dtype!r} was asked for; expected one of {', '.join(ITEM_BYTES)}")
+    if dtype == "bfloat16" and extension not in _HOLD_BFLOAT16:
+        raise OutputError(
+            f"{path}: {extension} has no bfloat16; write to {' or '.join(_HOLD_BFLOAT16)}, or choose --dtype float32"
+        )
+    return extension
+
+
+def float32_to_bfloat16(values: FloatRows) -> npt.NDArray[np.uint16]:
+    """The bits of the nearest bfloat16, ties to even; NaN stays NaN, and what is beyond the range becomes infinite.
+
+    bfloat16 is the upper half of a float32, so adding half of a unit in the last place and cutting off rounds.
+    """
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    upper = bits >> np.uint32(16)
+    rounded = (bits + np.uint32(0x7FFF) + (upper & np.uint32(1))) >> np.uint32(16)
+    # Rounding could carry a NaN into an infinity, and cutting off could clear its mantissa: set its quiet bit instead.
+    nearest: npt.NDArray[np.uint32] = np.where(np.isnan(values), upper | np.uint32(0x0040), rounded)
+    return nearest.astype(np.uint16)
+
+
+def _narrow(rows: FloatRows, dtype: str) -> npt.NDArray[Any]:
+    """The rows as the file stores them: C-contiguous, little-endian, finite where they were finite."""
+    if dtype in _LARGEST_FINITE:
+        largest = _LARGEST_FINITE[dtype]
+        if (np.abs(rows) > largest).any():
+            rows = np.where(np.isinf(rows), rows, np.clip(rows, -largest, largest))
+    if dtype == "bfloat16":
+        return float32_to_bfloat16(rows).astype(_STORED[dtype], copy=False)
+    if dtype == "float16" and "torch" in sys.modules:
+        import torch  # see `to_float32`
+
+        half: npt.NDArray[Any] = torch.from_numpy(np.ascontiguousarray(rows)).to(torch.float16).numpy()
+        return half.astype(_STORED[dtype], copy=False)
+    return rows.astype(_STORED[dtype], order="C", copy=False)
+
+
+def _write_npy_header(file: Any, shape: tuple[int, ...], dtype: str) -> None:
+    npy_format.write_array_header_1_0(file, {"descr": _STORED[dtype], "fortran_order": False, "shape": shape})
+
+
+@contextmanager
+def _npy(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -> Iterator[_Store]:
+    _write_npy_header(file, shape, dtype)
+    yield lambda rows: file.write(rows.data)
+
+
+@contextmanager
+def _npz(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -> Iterator[_Store]:
+    # zip64 is forced as in np.savez: zipfile cannot know beforehand that a streamed member stays below 2 GiB.
+    with zipfile.ZipFile(file, "w") as archive, archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+        _write_npy_header(member, shape, dtype)
+        yield lambda rows: member.write(rows.data)
+
+
+@contextmanager
+def _safetensors(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -> Iterator[_Store]:
+    nbytes = math.prod(shape) * ITEM_BYTES[dtype]
+    entry = {"dtype": _SAFETENSORS_CODES[dtype], "shape": shape, "data_offsets": (0, nbytes)}
+    header = json.dumps({key: entry}, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    file.write(len(header).to_bytes(8, "little") + header)
+    yield lambda rows: file.write(rows.data)
+
+
+@contextmanager
+def _torch(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -> Iterator[_Store]:
+    import torch  # half a second: only for who writes a .pt file
+
+    values = np.empty((math.prod(shape[:-1]), shape[-1]), _STORED[dtype])
+    filled = 0
+
+    def store(rows: npt.NDArray[Any]) -> None:
+        nonlocal filled
+        values[filled : filled + len(rows)] = rows
+        filled += len(rows)
+
+    yield store
+    if dtype == "bfloat16":
+        tensor = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(values)
+    torch.save(tensor.reshape(shape), file)
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, tuple[int, ...], str, str], AbstractContextManager[_Store]]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".pt": _torch,
+    ".pth": _torch,
+}

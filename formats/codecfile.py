@@ -1,0 +1,70 @@
+"""Codec files (`.saecodec`): a fitted codec, with its SAE's weights where they were asked for.
+
+Magic, then the frames of `Codec.to_bytes`, then optionally a weights frame `SAEW`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from saecodec.errors import FormatError, InputError
+from saecodec.formats.atomic import atomic_output
+from saecodec.frames import frame, frames
+
+if TYPE_CHECKING:
+    from saecodec.codec import Codec
+
+MAGIC: Final = b"\x89SAEM\r\n\x1a"
+WEIGHTS: Final = "SAEW"
+
+
+def save_codec(
+    codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = False, force: bool = False
+) -> None:
+    """Write a codec file.
+
+    embed_sae: put the whole SAE in, so that the file encodes without it. force: overwrite. Raises OutputError when
+    the file cannot be written, InputError when there is no SAE to embed.
+    """
+    data = MAGIC + codec.to_bytes()
+    if embed_sae:
+        from saecodec.formats.weights import pack_weights
+
+        if codec.sae is None:
+            raise InputError("there is no SAE to embed: use codec.with_sae(sae) first")
+        data += frame(WEIGHTS, pack_weights(codec.sae, decoder_only=codec.sae.encoder is None))
+    with atomic_output(path, force=force) as file:
+        file.write(data)
+
+
+def load_codec(path: str | os.PathLike[str], device: str = "cpu") -> Codec:
+    """Read a codec file; its SAE is set when the file embeds it. FormatError when it is not one."""
+    from saecodec.codec import Codec
+
+    name = os.fspath(path)
+    data = read_codec_file(path)
+    codec = Codec.from_bytes(b"".join(part for kind, part in data if kind != WEIGHTS), name)
+    for kind, part in data:
+        if kind == WEIGHTS:
+            from saecodec.formats.weights import unpack_weights
+
+            (_, payload), *_ = frames(part, name)
+            codec = codec.with_sae(unpack_weights(payload, name).to(device))
+    return codec
+
+
+def read_codec_file(path: str | os.PathLike[str]) -> list[tuple[str, bytes]]:
+    """Kinds and bytes of the frames of a codec file."""
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
+    if not data.startswith(MAGIC):
+        raise FormatError(f"{name}: not a codec file (it does not begin with the magic {MAGIC!r})")
+    out, view = [], memoryview(data)[len(MAGIC) :]
+    for head, payload in frames(view, name):
+        out.append((head.kind, frame(head.kind, bytes(payload), critical=head.critical)))
+    return out

@@ -1,0 +1,97 @@
+"""`measure`: what an SAE's explanation of an array really costs, from a file that was written and decoded again."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from typing import Any
+
+from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
+from saecodec.distortion import Distortion
+from saecodec.estimates import CodeStatistics
+from saecodec.formats.array_source import ITEM_BYTES, ArraySource
+from saecodec.formats.encoding import EncodeReport, Progress, encode_array, no_progress
+from saecodec.formats.saec import SaecFile, open_saec
+from saecodec.quantizer import Step
+from saecodec.sae import SAE
+
+
+def measure_array(
+    source: ArraySource,
+    *,
+    sae: SAE | None = None,
+    codec: Codec | None = None,
+    codec_bytes: int = 0,
+    step: str | float | Step | None = None,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    embed: str | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Encode an array into a temporary file, decode it, and report.
+
+    Arguments are those of `encode_array`; codec_bytes: size of the codec's file. Rates are bits per row and add up to
+    8 * file_bytes / rows. Values that are not defined (no rows, no nonzeros, constant rows) are None.
+    """
+    with tempfile.TemporaryDirectory(prefix="saecodec-") as folder:
+        path = os.path.join(folder, "measured.saec")
+        encoded = encode_array(
+            source, path, sae=sae, codec=codec, step=step, chunk_rows=chunk_rows, embed=embed, progress=progress
+        )
+        whole = sae if sae is not None else codec.sae if codec is not None else None
+        with open_saec(path, sae=whole, codec=codec) as file:
+            return _report(file, source, encoded, codec_bytes if file.header.embed == "none" else 0, sae, progress)
+
+
+def _report(
+    file: SaecFile, source: ArraySource, encoded: EncodeReport, codec_bytes: int, given: SAE | None, progress: Progress
+) -> dict[str, Any]:
+    decoder = file.decoder
+    distortion, statistics = Distortion(source.width), CodeStatistics(decoder.latents.prior.n_latents)
+    ideal, seconds = [0.0, 0.0], 0.0
+    batches = source.batches(file.header.chunk_rows)
+    for i, x in enumerate(batches):
+        started = time.perf_counter()
+        codes = file.chunk(i)
+        x_hat = decoder.reconstruct(codes)
+        seconds += time.perf_counter() - started
+        distortion.add(x, x_hat)
+        statistics.add(codes)
+        ideal = [a + b for a, b in zip(ideal, decoder.latents.prior.ideal_bits(codes), strict=True)]
+        progress("decode", distortion.n_rows, file.n_rows)
+    rows = file.n_rows
+
+    def per_row(n_bits: float) -> float | None:
+        return n_bits / rows if rows else None
+
+    bits = per_row(8 * file.size)
+    nmse = distortion.nmse
+    return {
+        "rows": rows,
+        "shape": list(file.shape),
+        "file_bytes": file.size,
+        "bits_per_row": bits,
+        "bits_per_scalar": None if bits is None else bits / file.header.width,
+        "bits_per_nonzero": 8 * file.size / statistics.nnz if statistics.nnz else None,
+        "ratio_float32": 4 * rows * file.header.width / file.size,
+        "ratio_input": ITEM_BYTES[source.dtype] * rows * file.header.width / file.size,
+        "nmse": nmse,
+        "variance_explained": None if nmse is None else 1 - nmse,
+        "cosine": distortion.cosine,
+        "max_error": distortion.max_error,
+        "l0": statistics.l0,
+        "sae_l0": per_row(encoded.sae_nnz),
+        "step": file.header.step,
+        "bits": {part: per_row(8 * n_bytes) for part, n_bytes in file.bytes_by_part().items()},
+        "ideal": {"support": per_row(ideal[0]), "levels": per_row(ideal[1])},
+        "outside": {
+            "codec_bytes": codec_bytes,
+            # An SAE that came inside the codec file is part of that file's size.
+            "sae_bytes": 0 if file.header.embed == "decoder" or given is None else given.nbytes,
+        },
+        "bits_per_row_with_codec": per_row(8 * (file.size + codec_bytes)),
+        "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},
+        "seconds": {"sae": encoded.sae_seconds, "encode": encoded.code_seconds, "decode": seconds},
+        "sae": dict(file.header.sae) | {"decoder_id": file.header.decoder_id},
+        "codec_id": file.header.codec_id,
+    }

@@ -1,0 +1,291 @@
+"""`.saec` files: reading. Magic, typed frames (HEAD, TABL, SAEW, CHNK...), an index and a trailer at the end.
+
+Normative: docs/format.md, "The .saec file".
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
+from saecodec.formats.header import Header
+from saecodec.frames import HEAD_BYTES, FrameHead
+from saecodec.integers import pack_ints, unpack_ints
+from saecodec.wire import ByteReader, varint
+
+if TYPE_CHECKING:
+    from saecodec.codec import Codec
+    from saecodec.codes import Codes
+    from saecodec.sae import SAE
+
+MAGIC: Final = b"\x89SAEC\r\n\x1a"
+TRAILER: Final = struct.Struct("<Q")
+_TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
+_KNOWN: Final = ("HEAD", "TABL", "SAEW", "CHNK", "INDX", "TAIL")
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Where the chunk frames are: rows, offset in the file and length (head included) of each, int64."""
+
+    rows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def to_bytes(self) -> bytes:
+        """Number of chunks, rows, lengths, and the distances of the frames from each other's ends."""
+        ends = np.concatenate([[0], (self.offsets + self.lengths)[:-1]])
+        columns = (self.rows, self.lengths, self.offsets - ends[: len(self.offsets)])
+        return varint(len(self.rows)) + b"".join(pack_ints(column) for column in columns)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, file_size: int, what: str) -> Index:
+        """Parse; FormatError unless the frames lie one after the other inside the file."""
+        reader = ByteReader(data, what)
+        n = reader.varint(file_size // HEAD_BYTES)
+        rows, lengths, distances = (unpack_ints(reader, n) for _ in range(3))
+        reader.end()
+        ends = np.cumsum(lengths + distances)
+        if n and (lengths.min() < HEAD_BYTES or float(np.sum(lengths + distances, dtype=np.float64)) > file_size):
+            raise FormatError(f"{what}: the index points outside the file")
+        return cls(rows, ends - lengths, lengths)
+
+    @cached_property
+    def first_row(self) -> NDArray[np.int64]:
+        """First row of each chunk, and the number of rows: int64 (n + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.rows)])
+
+
+class SaecFile:
+    """An open `.saec` file; make it with `open_saec`. Rows count from 0 over the flattened leading dimensions."""
+
+    def __init__(self, path: str, file: BinaryIO, codec: Codec | None, sae: SAE | None) -> None:
+        self.path = path
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+        if self._read(0, min(len(MAGIC), self.size)) != MAGIC:
+            raise FormatError(f"{path}: not a .saec file (it does not begin with the magic {MAGIC!r})")
+        offset, head, payload = next(self.frames(), (0, None, b""))
+        if head is None or head.kind != "HEAD":
+            raise FormatError(f"{path}: the first frame is {head.kind if head else 'missing'}, expected HEAD")
+        self.header = Header.from_bytes(payload, path)
+        self.index = self._read_index()
+        self._codec, self._sae = codec, sae
+        del offset
+
+    # -- structure -----------------------------------------------------------------------------------------------------
+
+    def frames(self, *, start: int = len(MAGIC)) -> Iterator[tuple[int, FrameHead, bytes]]:
+        """Offset, head and checked payload of every frame from `start` to the end of the file."""
+        while start < self.size:
+            head, payload = self._frame(start)
+            yield start, head, payload
+            start += HEAD_BYTES + head.length
+
+    def _frame(self, offset: int) -> tuple[FrameHead, bytes]:
+        what = f"{self.path}, offset {offset}"
+        left = self.size - offset
+        head = FrameHead.parse(self._read(offset, min(HEAD_BYTES, left)), left - HEAD_BYTES, what)
+        payload = self._read(offset + HEAD_BYTES, head.length)
+        head.check(payload, what)
+        if head.kind not in _KNOWN:
+            head.unknown(what)
+        return head, payload
+
+    def _read(self, offset: int, n: int) -> bytes:
+        data = os.pread(self._file.fileno(), n, offset)
+        if len(data) != n:
+            raise FormatError(f"{self.path}: truncated: {n} bytes needed at offset {offset}, {len(data)} read")
+        return data
+
+    def _read_index(self) -> Index:
+        at = self.size - _TRAILER_FRAME
+        try:
+            head, payload = self._frame(max(at, 0))
+            if head.kind != "TAIL" or head.length != TRAILER.size:
+                raise FormatError(f"the last frame is {head.kind}, expected TAIL")
+        except FormatError as error:
+            raise FormatError(f"{self.path}: no valid trailer at its end: truncated or damaged ({error})") from error
+        (offset,) = TRAILER.unpack(payload)
+        if not len(MAGIC) <= offset < at:
+            raise FormatError(f"{self.path}: the trailer points to offset {offset}, outside the file")
+        head, payload = self._frame(offset)
+        if head.kind != "INDX":
+            raise FormatError(f"{self.path}: the trailer points to a {head.kind} frame, expected INDX")
+        index = Index.from_bytes(payload, self.size, f"{self.path}, index")
+        if int(index.rows.sum()) != self.header.n_rows:
+            raise FormatError(
+                f"{self.path}: the index counts {index.rows.sum()} rows, the header's shape {self.header.n_rows}"
+            )
+        return index
+
+    def _payload(self, kind: str) -> bytes | None:
+        """Payload of the first frame of a kind that stands before the chunks."""
+        for _, head, payload in self.frames():
+            if head.kind == kind:
+                return payload
+            if head.kind in ("CHNK", "INDX"):
+                break
+        return None
+
+    def bytes_by_part(self) -> dict[str, int]:
+        """Bytes of the file by what they are for; they add up to its size.
+
+        support, levels, columns: of the chunks. tables: the embedded codec. decoder: embedded weights. headers: header,
+        frame heads, chunk heads, index, trailer, magic, and frames this version does not know.
+        """
+        parts = dict.fromkeys(("support", "levels", "columns", "tables", "decoder", "headers"), 0)
+        named = {"TABL": "tables", "SAEW": "decoder"}
+        for offset, head, payload in self.frames():
+            if head.kind in named:
+                parts[named[head.kind]] += head.length
+            elif head.kind == "CHNK":
+                split = self.codec.latents.chunk_bytes(payload, f"{self.path}, offset {offset}")
+                parts["support"] += split.support
+                parts["levels"] += split.levels
+                parts["columns"] += split.columns
+        parts["headers"] = self.size - sum(parts.values())
+        return parts
+
+    # -- codec and SAE -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec, from the file or as given; MissingPieceError or IdentityError when there is none, or another."""
+        from saecodec.codec import Codec
+
+        tables = self._payload("TABL")
+        if tables is not None:
+            info = {"sae": self.header.sae.get("name", "?")}
+            found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables")
+        elif self._codec is not None:
+            found = self._codec
+        else:
+            raise MissingPieceError(
+                f"{self.path}: needs the codec it was encoded with (id {self.header.codec_id[:16]}...): give the "
+                ".saecodec file (-c CODEC); --embed tables makes a file that needs only the SAE"
+            )
+        if found.codec_id != self.header.codec_id:
+            raise IdentityError(
+                f"{self.path}: encoded with the codec {self.header.codec_id}, but the codec given is {found.codec_id}"
+            )
+        return found
+
+    @cached_property
+    def decoder(self) -> Codec:
+        """The codec with an SAE that decodes, wherever that comes from: the file, the codec, or as given."""
+        weights = self._payload("SAEW")
+        if weights is not None:
+            from saecodec.formats.weights import unpack_weights
+
+            sae = unpack_weights(weights, f"{self.path}, weights")
+            return self.codec.with_sae(sae if self._sae is None else sae.to(self._sae.device))
+        sae_or_none = self._sae or (self._codec.sae if self._codec else None) or self.codec.sae
+        if sae_or_none is None:
+            raise MissingPieceError(
+                f"{self.path}: needs SAE {self.header.sae.get('name', '?')!r} (decoder id {self.header.decoder_id[:16]}...) "
+                "to decode: give it (-s SAE); --embed decoder makes a file that needs nothing"
+            )
+        if sae_or_none.decoder_id != self.header.decoder_id:
+            raise IdentityError(
+                f"{self.path}: encoded with SAE {self.header.sae.get('name', '?')!r}, decoder id {self.header.decoder_id}, "
+                f"but the SAE given, {sae_or_none.name!r}, has decoder id {sae_or_none.decoder_id}"
+            )
+        return self.codec.with_sae(sae_or_none)
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def n_rows(self) -> int:
+        """T."""
+        return self.header.n_rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array that was encoded."""
+        return self.header.shape
+
+    @property
+    def dtype(self) -> str:
+        """Of the array that was encoded."""
+        return self.header.dtype
+
+    def codes(self, start: int = 0, stop: int | None = None) -> Iterator[Codes]:
+        """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read."""
+        stop = self.n_rows if stop is None else stop
+        if not 0 <= start <= stop <= self.n_rows:
+            raise InputError(f"{self.path}: rows {start}:{stop} were asked for, it has {self.n_rows}")
+        first = self.index.first_row
+        begin = int(np.searchsorted(first, start, side="right")) - 1
+        for i in range(begin, len(self.index.rows)):
+            if first[i] >= stop:
+                break
+            codes = self.chunk(i)
+            yield codes[max(start - int(first[i]), 0) : stop - int(first[i])]
+
+    def chunk(self, i: int) -> Codes:
+        """The codes of chunk i."""
+        offset = int(self.index.offsets[i])
+        what = f"{self.path}, chunk {i}"
+        head, payload = self._frame(offset)
+        if head.kind != "CHNK" or HEAD_BYTES + head.length != self.index.lengths[i]:
+            raise FormatError(f"{what}: the index is wrong about the frame at offset {offset}")
+        codes = self.codec.latents.unpack(payload, what)
+        if codes.n_rows != self.index.rows[i]:
+            raise FormatError(f"{what}: holds {codes.n_rows} rows, the index says {self.index.rows[i]}")
+        return codes
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[np.float32]]:
+        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk."""
+        decoder = self.decoder
+        if decoder.sae is not None and decoder.sae.width != self.header.width:
+            raise FormatError(f"{self.path}: rows of {self.header.width}, but the SAE has rows of {decoder.sae.width}")
+        for codes in self.codes(start, stop):
+            yield decoder.reconstruct(codes)
+
+    def rows(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """The reconstructed rows start:stop, float32 (stop - start, d)."""
+        return np.concatenate([np.zeros((0, self.header.width), np.float32), *self.batches(start, stop)])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> SaecFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"SaecFile({self.path!r}, shape={self.shape}, dtype={self.dtype}, chunks={len(self.index.rows)})"
+
+
+def open_saec(path: str | os.PathLike[str], *, sae: SAE | None = None, codec: Codec | None = None) -> SaecFile:
+    """Open a `.saec` file for reading.
+
+    sae, codec: what the file does not embed; they are asked for only when something needs them. FormatError when the
+    file is damaged, InputError when it cannot be opened.
+
+    >>> with saecodec.open("acts.saec", sae=sae) as file:        # doctest: +SKIP
+    ...     x_hat = file.rows(1000, 2000)
+    """
+    name = os.fspath(path)
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{name}: cannot be opened ({error.strerror})") from error
+    try:
+        return SaecFile(name, file, codec, sae)
+    except BaseException:
+        file.close()
+        raise

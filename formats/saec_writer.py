@@ -1,0 +1,84 @@
+"""`.saec` files: writing. Chunks as they come, then the index and the trailer."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import numpy as np
+
+import saecodec
+from saecodec.codec import Codec
+from saecodec.codes import Codes
+from saecodec.errors import InputError
+from saecodec.formats.header import EMBED, Header
+from saecodec.formats.saec import MAGIC, TRAILER, Index
+from saecodec.formats.weights import pack_weights
+from saecodec.frames import frame
+
+
+class SaecWriter:
+    """Writes a `.saec` file to `file`, which is at its beginning; `finish` completes it.
+
+    codec: with its SAE. embed: "none", "tables" or "decoder". user: free text by key.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        codec: Codec,
+        *,
+        shape: tuple[int, ...],
+        dtype: str,
+        chunk_rows: int,
+        embed: str,
+        user: dict[str, str] | None = None,
+    ) -> None:
+        if embed not in EMBED:
+            raise InputError(f"embed is {embed!r}, expected one of {', '.join(EMBED)}")
+        if codec.sae is None:
+            raise InputError("writing a .saec file needs a codec with its SAE")
+        sae = codec.sae
+        self.header = Header(
+            shape,
+            dtype,
+            chunk_rows,
+            embed,
+            codec.decoder_id,
+            codec.codec_id,
+            {"name": sae.name, "source": sae.source, "architecture": sae.architecture, "n_latents": sae.n_latents},
+            codec.quantizer.step,
+            (f"prior:{codec.latents.prior.name}",),
+            f"saecodec {saecodec.__version__}",
+            user or {},
+        )
+        self._file, self._codec, self._at = file, codec, 0
+        self._rows: list[int] = []
+        self._offsets: list[int] = []
+        self._lengths: list[int] = []
+        self._write(MAGIC)
+        self._write(frame("HEAD", self.header.to_bytes()))
+        if embed != "none":
+            self._write(frame("TABL", codec.tables()))
+        if embed == "decoder":
+            self._write(frame("SAEW", pack_weights(sae, decoder_only=True)))
+
+    def add(self, codes: Codes) -> None:
+        """Write the next chunk."""
+        data = frame("CHNK", self._codec.latents.pack(codes))
+        self._rows.append(codes.n_rows)
+        self._offsets.append(self._at)
+        self._lengths.append(len(data))
+        self._write(data)
+
+    def finish(self) -> None:
+        """Write the index and the trailer. InputError when the rows written are not those of the shape."""
+        if sum(self._rows) != self.header.n_rows:
+            raise InputError(f"{sum(self._rows)} rows were written, but shape {self.header.shape} has {self.header.n_rows}")
+        columns = (np.array(values, np.int64) for values in (self._rows, self._offsets, self._lengths))
+        at = self._at
+        self._write(frame("INDX", Index(*columns).to_bytes()))
+        self._write(frame("TAIL", TRAILER.pack(at)))
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._at += len(data)
