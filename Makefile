@@ -38,8 +38,9 @@ lint: $(STAMP)
 	cd $(TYPED) && ln -s ../../../saecodec/* ../../../formats ../../../cli .
 	MYPYPATH=build/typed $(BIN)/mypy
 
+DATA ?= ../shared/data
 results: $(STAMP)
-	$(BIN)/python docs/make_results.py
+	$(BIN)/python docs/make_results.py $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,28 +6,27 @@ Magic, then the frames of `Codec.to_bytes`, then optionally a weights frame `SAE
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.atomic import atomic_output
-from saecodec.frames import frame, frames
+from saecodec.frames import field, frame, frames, unpack_record
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
 
 MAGIC: Final = b"\x89SAEM\r\n\x1a"
 WEIGHTS: Final = "SAEW"
+EMBED: Final = ("none", "sae")
 
 
-def save_codec(
-    codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = False, force: bool = False
-) -> None:
+def save_codec(codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = False, force: bool = False) -> None:
     """Write a codec file.
 
     embed_sae: put the whole SAE in, so that the file encodes without it. force: overwrite. Raises OutputError when
     the file cannot be written, InputError when there is no SAE to embed.
     """
-    data = MAGIC + codec.to_bytes()
+    data = MAGIC + codec.to_bytes(embed="sae" if embed_sae else "none")
     if embed_sae:
         from saecodec.formats.weights import pack_weights
 
@@ -43,15 +42,36 @@ def load_codec(path: str | os.PathLike[str], device: str = "cpu") -> Codec:
     from saecodec.codec import Codec
 
     name = os.fspath(path)
-    data = read_codec_file(path)
-    codec = Codec.from_bytes(b"".join(part for kind, part in data if kind != WEIGHTS), name)
-    for kind, part in data:
-        if kind == WEIGHTS:
-            from saecodec.formats.weights import unpack_weights
+    parts = read_codec_file(path)
+    codec = Codec.from_bytes(b"".join(part for kind, part in parts if kind != WEIGHTS), name)
+    weights = [part for kind, part in parts if kind == WEIGHTS]
+    embed = field(_record(parts, name), "embed", str, name)
+    if embed not in EMBED or len(weights) != EMBED.index(embed) or (weights and parts[-1][0] != WEIGHTS):
+        raise FormatError(f"{name}: says that it embeds {embed!r}, but holds {len(weights)} weights frames: damaged")
+    if weights:
+        from saecodec.formats.weights import unpack_weights
 
-            (_, payload), *_ = frames(part, name)
-            codec = codec.with_sae(unpack_weights(payload, name).to(device))
+        (_, payload), *_ = frames(weights[0], name)
+        codec = codec.with_sae(unpack_weights(payload, name, n_latents=codec.latents.prior.n_latents).to(device))
     return codec
+
+
+def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a codec file says of itself, without unpacking tables or weights."""
+    name = os.fspath(path)
+    parts = read_codec_file(path)
+    record = _record(parts, name)
+    facts = {"decoder_id": field(record, "decoder_id", bytes, name).hex(), **field(record, "info", dict, name)}
+    sizes = {kind: len(part) for kind, part in parts}
+    return facts | {"embeds_sae": WEIGHTS in sizes, "table_bytes": sizes.get("TABL", 0)}
+
+
+def _record(parts: list[tuple[str, bytes]], name: str) -> dict[str, Any]:
+    for kind, part in parts:
+        if kind == "CHED":
+            (_, payload), *_ = frames(part, name)
+            return unpack_record(payload, name)
+    raise FormatError(f"{name}: a codec file without a CHED frame")
 
 
 def read_codec_file(path: str | os.PathLike[str]) -> list[tuple[str, bytes]]:

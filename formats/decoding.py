@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import numpy as np
+
 from saecodec.distortion import Distortion
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_sinks import create_array
@@ -41,11 +43,13 @@ def decode_file(
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of a full check: frames and chunks read, and the distortion when there was something to compare with."""
+    """Result of a check: frames, chunks and rows of the file; decoded: "nothing", "levels" or "rows"; distortion: when
+    there was something to compare with."""
 
     frames: int
     chunks: int
     rows: int
+    decoded: str
     distortion: Distortion | None
 
 
@@ -54,8 +58,8 @@ def verify_file(
 ) -> Verification:
     """Check every frame's checksum, decode every chunk, and compare with the input where it is given.
 
-    decode: False checks the checksums and the structure alone, for which neither SAE nor codec is needed. Raises
-    FormatError at the first damage.
+    decode: False checks the checksums and the structure alone, for which neither SAE nor codec is needed; without an
+    SAE only the levels are decoded. Raises FormatError at the first damage.
     """
     seen, chunks, offsets = 0, 0, []
     for offset, head, _ in file.frames():
@@ -64,16 +68,20 @@ def verify_file(
             chunks += 1
             offsets.append(offset)
     if offsets != file.index.offsets.tolist():
-        raise FormatError(f"{file.path}: the index lists {len(file.index.rows)} chunks, the file has {chunks} elsewhere")
+        raise FormatError(
+            f"{file.path}: the index lists {len(file.index.rows)} chunks, the file has {chunks} elsewhere"
+        )
     if against is not None and against.shape != file.shape:
         raise InputError(f"{against.path}: shape {against.shape}, but {file.path} was made from shape {file.shape}")
-    distortion, done = None, 0
-    if decode:
-        distortion = compare(file, against, progress) if against is not None else None
-        for codes in file.codes() if against is None else ():
-            done += codes.n_rows
+    distortion, decoded = None, "nothing"
+    if decode and against is not None:
+        distortion, decoded = compare(file, against, progress), "rows"
+    elif decode:
+        decoded, done = "rows" if file.has_sae else "levels", 0
+        for part in file.batches() if file.has_sae else file.codes():
+            done += len(part) if isinstance(part, np.ndarray) else part.n_rows
             progress("verify", done, file.n_rows)
-    return Verification(seen, chunks, file.n_rows, distortion)
+    return Verification(seen, chunks, file.n_rows, decoded, distortion)
 
 
 def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progress) -> Distortion:

@@ -77,14 +77,18 @@ def encode_array(
     if codec is not None and step is not None:
         raise InputError("the step comes from the codec: leave --step out, or leave -c out to fit on the input itself")
     if codec is None and embed == "none":
-        raise InputError("without a codec the tables are fitted on the input, and the file must embed them: tables or decoder")
+        raise InputError(
+            "without a codec the tables are fitted on the input, and the file must embed them: tables or decoder"
+        )
     wanted = Step.parse(DEFAULT_STEP if step is None else step)
     if codec is not None and sae is not None:
         codec = codec.with_sae(sae)
     sae = codec.sae if codec is not None else sae
     if sae is None:
         name = codec.info.get("sae", "?") if codec else "?"
-        raise MissingPieceError(f"encoding needs the SAE {name!r}: give it (-s SAE), or a codec fitted with --embed-sae")
+        raise MissingPieceError(
+            f"encoding needs the SAE {name!r}: give it (-s SAE), or a codec fitted with --embed-sae"
+        )
     _check(source, sae, chunk_rows)
     with atomic_output(path, force=force) as file, FeatureSpool() as spool:
         started = time.perf_counter()
@@ -116,7 +120,9 @@ def encode_array(
 
 def _check(source: ArraySource, sae: SAE, chunk_rows: int) -> None:
     if source.width != sae.width:
-        raise InputError(f"{source.path}: shape {source.shape}, but the SAE {sae.name!r} codes rows of {sae.width} values")
+        raise InputError(
+            f"{source.path}: shape {source.shape}, but the SAE {sae.name!r} codes rows of {sae.width} values"
+        )
     if not 1 <= chunk_rows <= MAX_CHUNK_ROWS:
         raise InputError(f"a chunk holds 1 to {MAX_CHUNK_ROWS} rows, got {chunk_rows}")
 

@@ -5,6 +5,7 @@ Normative: docs/format.md, "The .saec file".
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from saecodec.errors import FormatError, IdentityError, InputError, MissingPiece
 from saecodec.formats.header import Header
 from saecodec.frames import HEAD_BYTES, FrameHead
 from saecodec.integers import pack_ints, unpack_ints
-from saecodec.wire import ByteReader, varint
+from saecodec.latents import MAX_CHUNK_ROWS
+from saecodec.wire import ByteReader, varints
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
@@ -30,34 +32,43 @@ if TYPE_CHECKING:
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
 _TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
+_MAX_DIMENSIONS: Final = 31
+_MAX_ROWS: Final = 1 << 48
 _KNOWN: Final = ("HEAD", "TABL", "SAEW", "CHNK", "INDX", "TAIL")
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Where the chunk frames are: rows, offset in the file and length (head included) of each, int64."""
+    """The leading dimensions of the array, and where the chunk frames are: rows, offset in the file and length (head
+    included) of each, int64 (n,)."""
 
+    leading: tuple[int, ...]
     rows: NDArray[np.int64]
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
     def to_bytes(self) -> bytes:
-        """Number of chunks, rows, lengths, and the distances of the frames from each other's ends."""
+        """Leading dimensions, number of chunks, rows, lengths, and each frame's distance from the end of the last."""
         ends = np.concatenate([[0], (self.offsets + self.lengths)[:-1]])
         columns = (self.rows, self.lengths, self.offsets - ends[: len(self.offsets)])
-        return varint(len(self.rows)) + b"".join(pack_ints(column) for column in columns)
+        head = varints([len(self.leading), *self.leading, len(self.rows)])
+        return head + b"".join(pack_ints(column) for column in columns)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, file_size: int, what: str) -> Index:
         """Parse; FormatError unless the frames lie one after the other inside the file."""
         reader = ByteReader(data, what)
+        leading = tuple(reader.varints(reader.varint(_MAX_DIMENSIONS), _MAX_ROWS))
         n = reader.varint(file_size // HEAD_BYTES)
-        rows, lengths, distances = (unpack_ints(reader, n) for _ in range(3))
+        rows = unpack_ints(reader, n, below=MAX_CHUNK_ROWS + 1)
+        lengths, distances = (unpack_ints(reader, n) for _ in range(2))
         reader.end()
+        if math.prod(leading) != int(rows.sum()):
+            raise FormatError(f"{what}: leading dimensions {leading} and {rows.sum()} rows contradict each other")
         ends = np.cumsum(lengths + distances)
         if n and (lengths.min() < HEAD_BYTES or float(np.sum(lengths + distances, dtype=np.float64)) > file_size):
             raise FormatError(f"{what}: the index points outside the file")
-        return cls(rows, ends - lengths, lengths)
+        return cls(leading, rows, ends - lengths, lengths)
 
     @cached_property
     def first_row(self) -> NDArray[np.int64]:
@@ -121,21 +132,16 @@ class SaecFile:
         head, payload = self._frame(offset)
         if head.kind != "INDX":
             raise FormatError(f"{self.path}: the trailer points to a {head.kind} frame, expected INDX")
-        index = Index.from_bytes(payload, self.size, f"{self.path}, index")
-        if int(index.rows.sum()) != self.header.n_rows:
-            raise FormatError(
-                f"{self.path}: the index counts {index.rows.sum()} rows, the header's shape {self.header.n_rows}"
-            )
-        return index
+        return Index.from_bytes(payload, self.size, f"{self.path}, index")
 
-    def _payload(self, kind: str) -> bytes | None:
-        """Payload of the first frame of a kind that stands before the chunks."""
+    def _embedded(self, kind: str) -> bytes:
+        """Payload of a frame that stands before the chunks and that the header announces."""
         for _, head, payload in self.frames():
             if head.kind == kind:
                 return payload
             if head.kind in ("CHNK", "INDX"):
                 break
-        return None
+        raise FormatError(f"{self.path}: the header says embed {self.header.embed!r}, but there is no {kind} frame")
 
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes of the file by what they are for; they add up to its size.
@@ -163,9 +169,8 @@ class SaecFile:
         """The codec, from the file or as given; MissingPieceError or IdentityError when there is none, or another."""
         from saecodec.codec import Codec
 
-        tables = self._payload("TABL")
-        if tables is not None:
-            info = {"sae": self.header.sae.get("name", "?")}
+        if self.header.embed != "none":
+            info, tables = {"sae": self.header.sae["name"]}, self._embedded("TABL")
             found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables")
         elif self._codec is not None:
             found = self._codec
@@ -180,24 +185,29 @@ class SaecFile:
             )
         return found
 
+    @property
+    def has_sae(self) -> bool:
+        """Whether an SAE is at hand: in the file, in the codec, or as given."""
+        return self.header.embed == "decoder" or bool(self._sae or (self._codec and self._codec.sae))
+
     @cached_property
     def decoder(self) -> Codec:
         """The codec with an SAE that decodes, wherever that comes from: the file, the codec, or as given."""
-        weights = self._payload("SAEW")
-        if weights is not None:
+        if self.header.embed == "decoder":
             from saecodec.formats.weights import unpack_weights
 
-            sae = unpack_weights(weights, f"{self.path}, weights")
+            n_latents, weights = self.codec.latents.prior.n_latents, self._embedded("SAEW")
+            sae = unpack_weights(weights, f"{self.path}, weights", n_latents=n_latents, width=self.header.width)
             return self.codec.with_sae(sae if self._sae is None else sae.to(self._sae.device))
         sae_or_none = self._sae or (self._codec.sae if self._codec else None) or self.codec.sae
         if sae_or_none is None:
             raise MissingPieceError(
-                f"{self.path}: needs SAE {self.header.sae.get('name', '?')!r} (decoder id {self.header.decoder_id[:16]}...) "
+                f"{self.path}: needs SAE {self.header.sae['name']!r} (decoder id {self.header.decoder_id[:16]}...) "
                 "to decode: give it (-s SAE); --embed decoder makes a file that needs nothing"
             )
         if sae_or_none.decoder_id != self.header.decoder_id:
             raise IdentityError(
-                f"{self.path}: encoded with SAE {self.header.sae.get('name', '?')!r}, decoder id {self.header.decoder_id}, "
+                f"{self.path}: encoded with SAE {self.header.sae['name']!r}, decoder id {self.header.decoder_id}, "
                 f"but the SAE given, {sae_or_none.name!r}, has decoder id {sae_or_none.decoder_id}"
             )
         return self.codec.with_sae(sae_or_none)
@@ -207,12 +217,12 @@ class SaecFile:
     @property
     def n_rows(self) -> int:
         """T."""
-        return self.header.n_rows
+        return int(self.index.first_row[-1])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the array that was encoded."""
-        return self.header.shape
+        return (*self.index.leading, self.header.width)
 
     @property
     def dtype(self) -> str:
@@ -263,7 +273,9 @@ class SaecFile:
     def __enter__(self) -> SaecFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -281,7 +293,7 @@ def open_saec(path: str | os.PathLike[str], *, sae: SAE | None = None, codec: Co
     """
     name = os.fspath(path)
     try:
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115 (the SaecFile closes it)
     except OSError as error:
         raise InputError(f"{name}: cannot be opened ({error.strerror})") from error
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import BinaryIO
 
 import numpy as np
@@ -38,8 +39,9 @@ class SaecWriter:
         if codec.sae is None:
             raise InputError("writing a .saec file needs a codec with its SAE")
         sae = codec.sae
+        self._leading = tuple(shape[:-1])
         self.header = Header(
-            shape,
+            shape[-1],
             dtype,
             chunk_rows,
             embed,
@@ -47,7 +49,7 @@ class SaecWriter:
             codec.codec_id,
             {"name": sae.name, "source": sae.source, "architecture": sae.architecture, "n_latents": sae.n_latents},
             codec.quantizer.step,
-            (f"prior:{codec.latents.prior.name}",),
+            codec.latents.prior.name,
             f"saecodec {saecodec.__version__}",
             user or {},
         )
@@ -72,11 +74,11 @@ class SaecWriter:
 
     def finish(self) -> None:
         """Write the index and the trailer. InputError when the rows written are not those of the shape."""
-        if sum(self._rows) != self.header.n_rows:
-            raise InputError(f"{sum(self._rows)} rows were written, but shape {self.header.shape} has {self.header.n_rows}")
+        if sum(self._rows) != math.prod(self._leading):
+            raise InputError(f"{sum(self._rows)} rows were written, but the leading dimensions are {self._leading}")
         columns = (np.array(values, np.int64) for values in (self._rows, self._offsets, self._lengths))
         at = self._at
-        self._write(frame("INDX", Index(*columns).to_bytes()))
+        self._write(frame("INDX", Index(self._leading, *columns).to_bytes()))
         self._write(frame("TAIL", TRAILER.pack(at)))
 
     def _write(self, data: bytes) -> None:

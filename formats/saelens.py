@@ -1,7 +1,7 @@
 """SAELens checkpoints: a folder with `cfg.json` and `sae_weights.safetensors`.
 
 Current configs (SAELens 6) and older ones, whose keys and defaults differ; architectures standard, gated, jumprelu and
-topk. What needs something else is refused by name. Equations: SAELens 6.54 `sae_lens/saes/{standard,gated,jumprelu,topk}_sae.py`.
+topk. What needs something else is refused by name. Equations: SAELens 6.54, `sae_lens/saes/<architecture>_sae.py`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class SAELensConfig:
         normalization = cfg.get("normalize_activations") or "none"
         # SAELens folds expected_average_only_in only when it downloads an SAE; loaded from disk it does nothing.
         if normalization not in ("none", "expected_average_only_in"):
-            raise UnsupportedError(f"{path}: normalize_activations {normalization!r} needs side information, not built yet")
+            raise UnsupportedError(
+                f"{path}: normalize_activations {normalization!r} needs side information, not built yet"
+            )
         if (cfg.get("reshape_activations") or "none") != "none":
             raise UnsupportedError(f"{path}: reshape_activations {cfg['reshape_activations']!r} is not built yet")
         activation = cfg.get("activation_fn", "relu")
@@ -81,7 +83,9 @@ class SAELensConfig:
         dtype = str(cfg.get("dtype", "float32")).removeprefix("torch.")
         if dtype not in _DTYPES:
             raise UnsupportedError(f"{path}: dtype {dtype!r}; this version knows {', '.join(_DTYPES)}")
-        sizes = {key: cfg.get(key) for key in ("d_in", "d_sae")} | ({"k": cfg.get("k")} if architecture == "topk" else {})
+        sizes = {key: cfg.get(key) for key in ("d_in", "d_sae")} | (
+            {"k": cfg.get("k")} if architecture == "topk" else {}
+        )
         for key, value in sizes.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CheckpointError(f"{path}: {key} is {value!r}, expected a positive integer")
@@ -172,7 +176,7 @@ def _checked_tensors(stored: Mapping[str, Tensor], config: SAELensConfig, folder
         extra.discard("scaling_factor")
     if extra:
         raise UnsupportedError(
-            f"{path}: tensors {sorted(extra)} are not part of architecture {config.architecture!r} as this version knows it"
+            f"{path}: tensors {sorted(extra)} are no part of architecture {config.architecture!r}: not built yet"
         )
     shapes = {"W_enc": (config.d_in, config.d_sae), "W_dec": (config.d_sae, config.d_in), "b_dec": (config.d_in,)}
     for key in needed:

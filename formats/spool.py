@@ -21,7 +21,7 @@ class FeatureSpool:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="saecodec-")
+        self._file = tempfile.TemporaryFile(prefix="saecodec-")  # noqa: SIM115 (__exit__ closes it)
         self._sizes: list[tuple[int, int]] = []  # rows and nonzeros of each chunk
         self.nnz = 0
         self.n_rows = 0
@@ -47,5 +47,7 @@ class FeatureSpool:
     def __enter__(self) -> FeatureSpool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()

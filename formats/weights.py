@@ -36,11 +36,17 @@ def pack_weights(sae: SAE, *, decoder_only: bool) -> bytes:
     return blob(pack_record(record)) + zstandard.ZstdCompressor(level=_LEVEL).compress(planes.tobytes())
 
 
-def unpack_weights(payload: bytes | memoryview, what: str) -> SAE:
-    """The SAE (or the decoder of one) in a weights frame; FormatError when the payload is not one."""
+def unpack_weights(payload: bytes | memoryview, what: str, *, n_latents: int, width: int | None = None) -> SAE:
+    """The SAE (or the decoder of one) in a weights frame.
+
+    n_latents, width: what the rest of the file says of F and d. FormatError when the payload is anything else.
+    """
     reader = ByteReader(payload, what)
     record = unpack_record(reader.blob(), what)
     shapes = _shapes(record.get("shapes"), what)
+    found = shapes.get("w_dec", ())
+    if len(found) != 2 or found[0] != n_latents or found[1] != (width or found[1]):
+        raise FormatError(f"{what}: w_dec has shape {found}, but the file is of {n_latents} latents, width {width}")
     n_values = sum(math.prod(shape) for shape in shapes.values())
     values = _planes(bytes(reader.take(reader.left)), n_values, what)
     tensors, start = {}, 0

@@ -37,7 +37,18 @@ _EXPORTS = {
     "save_codec": ("saecodec.formats.codecfile", "save_codec"),
 }
 
-__all__ = ["SAE", "Codec", "Codes", "LatentCodec", "SaecodecError", "__version__", "load_codec", "load_sae", "open", "save_codec"]
+__all__ = [
+    "SAE",
+    "Codec",
+    "Codes",
+    "LatentCodec",
+    "SaecodecError",
+    "__version__",
+    "load_codec",
+    "load_sae",
+    "open",
+    "save_codec",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,9 @@ BASE: Final[NDArray[np.int64]] = np.where(
 
 
 _TABLE_SIZE: Final = 1 << 14
-_TABLE: Final = np.repeat(_index, np.diff(np.append(BASE, 1 << MAX_BITS)).clip(max=_TABLE_SIZE))[:_TABLE_SIZE].astype(np.int32)
+_TABLE: Final = np.repeat(_index, np.diff(np.append(BASE, 1 << MAX_BITS)).clip(max=_TABLE_SIZE))[:_TABLE_SIZE].astype(
+    np.int32
+)
 
 
 def bucket_of(values: NDArray[np.int64]) -> NDArray[np.int32]:

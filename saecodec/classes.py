@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _COST_UNIT = 1024.0  # code lengths are multiples of 1/1024 bit
-_ROUNDS = 8
+_ROUNDS = 6  # two more save 0.01 % of a file
 
 Tables = NDArray[np.float64]
 
@@ -35,7 +35,8 @@ def smoothed(counts: NDArray[np.float64], strength: float = 2.0) -> Tables:
     `strength` observations in each class.
     """
     total = counts.sum(0)
-    blurred = np.convolve(np.pad(total, 2, mode="edge"), [0.1, 0.2, 0.4, 0.2, 0.1], mode="valid") + 0.05
+    edges = np.concatenate([total[:1], total[:1], total, total[-1:], total[-1:]])
+    blurred = np.convolve(edges, [0.1, 0.2, 0.4, 0.2, 0.1], mode="valid") + 0.05
     shape = total + blurred
     return np.asarray(counts + strength * shape / shape.sum())
 
@@ -52,7 +53,7 @@ def assign(histograms: NDArray[np.float64], n_classes: int, order: NDArray[np.in
     classes[order] = np.minimum((weight * (n_classes / weight[-1])).astype(np.int64), n_classes - 1)
     for _ in range(_ROUNDS):
         lengths = code_lengths(smoothed(class_sums(histograms, classes, n_classes)))
-        name = code_lengths(np.bincount(classes, minlength=n_classes) + 0.5)
+        name = code_lengths(np.bincount(classes, minlength=n_classes).astype(np.float64) + 0.5)
         new = np.argmin(histograms @ lengths.T + name, axis=1)
         if np.array_equal(new, classes):
             break
@@ -70,8 +71,9 @@ def choose(
     candidates: list[int], fit: Callable[[int], NDArray[np.int64]], bits: Callable[[NDArray[np.int64]], float]
 ) -> NDArray[np.int64]:
     """The classes `fit(n)` with the smallest `bits`, over ascending `candidates`; stops after the first rise."""
-    best, least = fit(candidates[0]), float("inf")
-    for n in candidates:
+    best = fit(candidates[0])
+    least = bits(best)
+    for n in candidates[1:]:
         classes = fit(n)
         total = bits(classes)
         if total >= least:

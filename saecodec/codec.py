@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from saecodec.codes import Codes
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.features import Features
-from saecodec.identity import content_hash
 from saecodec.frames import field as record_field
 from saecodec.frames import frame, frames, pack_record, unpack_record
+from saecodec.identity import content_hash
 from saecodec.latents import MAX_CHUNK_ROWS, LatentCodec
 from saecodec.priors.fit_factorized import LatentStatistics, fit_factorized
 from saecodec.quantizer import CentroidStatistics, Quantizer, Step, quantize
 from saecodec.sae import SAE
+from saecodec.version import check_version, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_STEP: Final = "0.4rms"
@@ -46,7 +48,12 @@ class Codec:
 
     @classmethod
     def fit(
-        cls, sae: SAE, x: NDArray[np.floating[Any]], step: str | float | Step = DEFAULT_STEP, *, chunk_rows: int = DEFAULT_CHUNK_ROWS
+        cls,
+        sae: SAE,
+        x: NDArray[np.floating[Any]],
+        step: str | float | Step = DEFAULT_STEP,
+        *,
+        chunk_rows: int = DEFAULT_CHUNK_ROWS,
     ) -> Codec:
         """Fit step, centroids and tables on rows x (..., d); see `fit_features` for rows that do not fit in memory."""
         rows = _rows(x, sae.width)
@@ -61,6 +68,8 @@ class Codec:
                 f"the SAE {sae.name!r} has decoder id {sae.decoder_id}, but the codec was fitted with {name!r}, "
                 f"decoder id {self.decoder_id}: give that SAE"
             )
+        if sae.n_latents != self.latents.prior.n_latents:
+            raise FormatError(f"the codec codes {self.latents.prior.n_latents} latents, its SAE has {sae.n_latents}")
         return replace(self, sae=sae)
 
     def _sae(self) -> SAE:
@@ -117,7 +126,12 @@ class Codec:
     def codec_id(self) -> str:
         """sha256 over the decoder's identity, the step, and the tables' content (docs/format.md, "Identity")."""
         prior = self.latents.prior
-        facts = {"kind": "codec", "decoder_id": self.decoder_id, "step": self.quantizer.step.hex(), "prior": prior.name}
+        facts = {
+            "kind": "codec",
+            "decoder_id": self.decoder_id,
+            "step": struct.pack("<d", self.quantizer.step).hex(),
+            "prior": prior.name,
+        }
         return content_hash(facts, {**prior.content(), "centroids": self.quantizer.centroids})
 
     @classmethod
@@ -125,31 +139,42 @@ class Codec:
         """The codec of `tables()`, without its SAE."""
         reader = ByteReader(tables, what)
         latents = LatentCodec.read(reader)
-        quantizer = Quantizer.read(reader, latents.prior.level_class)
+        quantizer = Quantizer.read(reader, latents.prior.level_class, latents.prior.n_level_classes)
         reader.end()
         return cls(quantizer, latents, decoder_id, None, dict(info))
 
-    def to_bytes(self) -> bytes:
-        """The codec without its SAE, as frames."""
-        head = {"decoder_id": bytes.fromhex(self.decoder_id), "info": dict(self.info)}
+    def to_bytes(self, *, embed: str = "none") -> bytes:
+        """The codec without its SAE, as frames. embed: "sae" when the caller puts a weights frame behind them."""
+        head = versioned([f"prior:{self.latents.prior.name}"]) | {
+            "decoder_id": bytes.fromhex(self.decoder_id),
+            "embed": embed,
+            "info": dict(self.info),
+        }
         return frame("CHED", pack_record(head)) + frame("TABL", self.tables())
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, what: str = "codec") -> Codec:
         """The inverse of `to_bytes`; `with_sae` adds the SAE."""
-        parts: dict[str, memoryview] = {}
+        kinds, payloads = [], []
         for head, payload in frames(data, what):
-            if head.kind not in ("CHED", "TABL"):
+            if head.kind in ("CHED", "TABL"):
+                kinds.append(head.kind)
+                payloads.append(payload)
+            else:
                 head.unknown(what)
-            parts[head.kind] = payload
-        if parts.keys() < {"CHED", "TABL"}:
-            raise FormatError(f"{what}: a codec needs frames CHED and TABL, found {sorted(parts)}")
-        record = unpack_record(parts["CHED"], what)
+        if kinds != ["CHED", "TABL"]:
+            raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL, found {kinds}")
+        record = unpack_record(payloads[0], what)
+        check_version(record, what)
         decoder_id, info = record_field(record, "decoder_id", bytes, what), record_field(record, "info", dict, what)
-        return cls.from_tables(parts["TABL"], decoder_id.hex(), info, what)
+        if len(decoder_id) != 32:
+            raise FormatError(f"{what}: a decoder id has 32 bytes, found {len(decoder_id)}")
+        return cls.from_tables(payloads[1], decoder_id.hex(), info, what)
 
 
-def fit_features(sae: SAE, chunks: Callable[[], Iterable[Features]], step: Step, info: Mapping[str, Any] | None = None) -> Codec:
+def fit_features(
+    sae: SAE, chunks: Callable[[], Iterable[Features]], step: Step, info: Mapping[str, Any] | None = None
+) -> Codec:
     """Fit a codec on feature activations.
 
     chunks: iterates over the chunks each time it is called (three passes), so that they may lie in a file.
@@ -165,7 +190,7 @@ def fit_features(sae: SAE, chunks: Callable[[], Iterable[Features]], step: Step,
         centroids.add(features, sae.norms, absolute)
     coded = lambda: (quantize(features, sae.norms, absolute) for features in chunks())  # noqa: E731
     prior = fit_factorized(coded, statistics, signed=sae.signed)
-    quantizer = Quantizer(absolute, centroids.centroids(prior.level_class), prior.level_class)
+    quantizer = Quantizer(absolute, centroids.centroids(prior.level_class, prior.n_level_classes), prior.level_class)
     facts = {"sae": sae.name, "architecture": sae.architecture, "fit_rows": n_rows, **(info or {})}
     return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from saecodec.errors import InputError
 
 MAX_LEVEL: Final = 1 << 20
+MAX_COLUMN: Final = 1 << 38
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Codes:
     latents: int32 (K,), strictly ascending inside a row, in [0, F).
     levels: int32 (K,), nonzero, |level| <= 2^20.
     n_latents: F.
-    columns: name -> int64 (T,), for instance sequence ids; |value| < 2^39.
+    columns: name -> int64 (T,), for instance sequence ids; |value| < 2^38.
 
     >>> codes = Codes.from_dense(np.array([[0, 2, 0], [0, 0, 0], [1, 0, 3]]))
     >>> codes.indptr, codes.latents, codes.levels
@@ -66,7 +67,9 @@ class Codes:
         if indptr.ndim != 1 or len(indptr) < 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
             raise InputError("indptr must be 1-D, start at 0 and never fall")
         if not len(latents) == len(levels) == indptr[-1]:
-            raise InputError(f"indptr ends at {indptr[-1]}, but there are {len(latents)} latents and {len(levels)} levels")
+            raise InputError(
+                f"indptr ends at {indptr[-1]}, but there are {len(latents)} latents and {len(levels)} levels"
+            )
         if len(latents):
             if not 0 <= latents.min() <= latents.max() < self.n_latents:
                 raise InputError(f"latents must be in [0, {self.n_latents}), found {latents.min()}..{latents.max()}")
@@ -79,9 +82,11 @@ class Codes:
             if magnitude.min() == 0 or magnitude.max() > MAX_LEVEL:
                 raise InputError(f"levels must be nonzero and at most 2^20 in magnitude, found {magnitude.max()}")
         for name, values in self.columns.items():
+            if not name:
+                raise InputError("a column needs a name")
             if np.shape(values) != (self.n_rows,) or not np.issubdtype(values.dtype, np.integer):
                 raise InputError(f"column {name!r} must be integers of shape ({self.n_rows},), got {np.shape(values)}")
-            if len(values) and max(-int(values.min()), int(values.max())) >= 1 << 38:
+            if len(values) and max(-int(values.min()), int(values.max())) >= MAX_COLUMN:
                 raise InputError(f"column {name!r} holds values of magnitude 2^38 or more")
         return self
 

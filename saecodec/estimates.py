@@ -26,7 +26,9 @@ class CodeStatistics:
         """Add codes."""
         self.n_rows += codes.n_rows
         self.nnz += codes.nnz
-        pairs, counts = np.unique(codes.latents * np.int64(4 * MAX_LEVEL) + codes.levels + MAX_LEVEL, return_counts=True)
+        pairs, counts = np.unique(
+            codes.latents * np.int64(4 * MAX_LEVEL) + codes.levels + MAX_LEVEL, return_counts=True
+        )
         merged, where = np.unique(np.concatenate([self._pairs, pairs]), return_inverse=True)
         total = np.bincount(where.reshape(-1), weights=np.concatenate([self._counts, counts]), minlength=len(merged))
         self._pairs, self._counts = merged, total.astype(np.int64)
@@ -51,7 +53,7 @@ class CodeStatistics:
             return None
         latent = self._pairs // (4 * MAX_LEVEL)
         zeros = self.n_rows - np.bincount(latent, weights=self._counts, minlength=self.n_latents)
-        return float((_self_information(self._counts, self.n_rows).sum() + _self_information(zeros, self.n_rows).sum()))
+        return float(_self_information(self._counts, self.n_rows).sum() + _self_information(zeros, self.n_rows).sum())
 
 
 def _self_information(counts: NDArray[np.floating] | NDArray[np.int64], total: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Identities: sha256 over canonical, uncompressed content, so that they survive re-compression and other file formats."""
+"""Identities: sha256 over canonical, uncompressed content, which outlives re-compression and other file formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def content_hash(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
     for name in sorted(arrays):
         array = arrays[name]
         if np.issubdtype(array.dtype, np.floating):
-            digest.update(np.ascontiguousarray(array + np.float32(0), dtype="<f4"))
+            digest.update(np.ascontiguousarray(array + np.float32(0), dtype="<f4").data)
         else:
-            digest.update(np.ascontiguousarray(array, dtype="<i8"))
+            digest.update(np.ascontiguousarray(array, dtype="<i8").data)
     return digest.hexdigest()

@@ -45,17 +45,17 @@ def pack_ints(values: NDArray[np.int64]) -> bytes:
     if not values.size:
         return head
     symbols = buckets.bucket_of(values)
-    counts = np.bincount(symbols)
-    head += varint(counts.size)
-    if counts.size == 1:  # all zero
-        return head
+    first = int(symbols.min())
+    counts = np.bincount(symbols - first)
+    head += varint(first) + varint(counts.size)
+    stream = StreamEncoder()
     scaled = counts * (_NIBBLES[-1] / counts.max())
     nibbles = np.searchsorted(np.sqrt(_NIBBLES[1:] * _NIBBLES[:-1].clip(1)), scaled, side="right")
     nibbles = np.where(counts > 0, np.maximum(nibbles, 1), 0)
     padded = np.append(nibbles, 0)[: nibbles.size + nibbles.size % 2]
-    head += (padded[::2] | padded[1::2] << 4).astype(np.uint8).tobytes()
-    stream = StreamEncoder()
-    stream.put(symbols, model_of(_weights(nibbles)))
+    if counts.size > 1:  # else the bucket is known
+        head += (padded[::2] | padded[1::2] << 4).astype(np.uint8).tobytes()
+        stream.put(symbols - np.int32(first), model_of(_weights(nibbles)))
     bits = buckets.OFFSET_BITS[symbols]
     wide = bits > 0
     stream.put_bits((values - buckets.BASE[symbols])[wide], bits[wide])
@@ -66,25 +66,22 @@ def unpack_ints(reader: ByteReader, size: int, *, below: int = 1 << buckets.MAX_
     """Read an array that `pack_ints` wrote.
 
     size: the length it must have (a few bytes can stand for many equal integers, so the caller says how many are
-    possible); below: every value must be smaller. Returns int64 (size,). Raises FormatError when the bytes say otherwise.
+    possible); below: every value must be smaller. Returns int64 (size,). FormatError when the bytes say otherwise.
     """
     n = reader.varint(size)
     if n != size:
         raise FormatError(f"{reader.what}: an array of {size} integers was expected, found {n}")
     if n == 0:
         return np.zeros(0, np.int64)
-    n_symbols = reader.varint(buckets.N_BUCKETS)
+    first = reader.varint(buckets.N_BUCKETS - 1)
+    n_symbols = reader.varint(buckets.N_BUCKETS - first)
     if n_symbols == 0:
         raise FormatError(f"{reader.what}: an integer array without symbols")
-    if n_symbols == 1:
-        return np.zeros(n, np.int64)
-    packed = np.frombuffer(reader.take((n_symbols + 1) // 2), np.uint8).astype(np.int64)
-    nibbles = np.stack([packed & 15, packed >> 4], 1).ravel()
-    if nibbles[n_symbols:].any() or not nibbles[n_symbols - 1]:
-        raise FormatError(f"{reader.what}: the table of an integer array does not end at its last symbol")
-    data = reader.blob()
-    stream = StreamDecoder(data, reader.what)
-    symbols = stream.get(model_of(_weights(nibbles[:n_symbols])), n)
+    nibbles = _read_nibbles(reader, n_symbols) if n_symbols > 1 else None
+    stream = StreamDecoder(reader.blob(), reader.what)
+    symbols = np.full(n, first, np.int64)
+    if nibbles is not None:
+        symbols += stream.get(model_of(_weights(nibbles)), n)
     values = buckets.BASE[symbols]
     bits = buckets.OFFSET_BITS[symbols]
     wide = np.flatnonzero(bits)
@@ -94,3 +91,10 @@ def unpack_ints(reader: ByteReader, size: int, *, below: int = 1 << buckets.MAX_
         raise FormatError(f"{reader.what}: found {values.max()} where values below {below} are possible")
     return values
 
+
+def _read_nibbles(reader: ByteReader, n_symbols: int) -> NDArray[np.int64]:
+    packed = np.frombuffer(reader.take((n_symbols + 1) // 2), np.uint8).astype(np.int64)
+    nibbles = np.stack([packed & 15, packed >> 4], 1).ravel()
+    if nibbles[n_symbols:].any() or not (nibbles[0] and nibbles[n_symbols - 1]):
+        raise FormatError(f"{reader.what}: the table of an integer array does not begin and end at a symbol in use")
+    return nibbles[:n_symbols]

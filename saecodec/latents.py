@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.codes import Codes
+from saecodec.codes import MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
 from saecodec.priors.registry import Prior, read_prior
@@ -62,6 +62,7 @@ class LatentCodec:
             raise InputError(f"codes of {codes.n_latents} latents, but the prior is for {self.prior.n_latents}")
         if codes.n_rows > MAX_CHUNK_ROWS:
             raise InputError(f"a chunk holds at most {MAX_CHUNK_ROWS} rows, got {codes.n_rows}")
+        codes.check()
         head = varint(codes.n_rows) + varint(len(codes.columns))
         columns = [blob(name.encode()) + _pack_column(values) for name, values in sorted(codes.columns.items())]
         return head + b"".join(columns) + self.prior.encode(codes)
@@ -106,10 +107,15 @@ def _read_columns(reader: ByteReader) -> tuple[int, dict[str, NDArray[np.int64]]
     n_rows, n_columns = reader.varint(MAX_CHUNK_ROWS), reader.varint(_MAX_COLUMNS)
     columns: dict[str, NDArray[np.int64]] = {}
     for _ in range(n_columns):
-        name = bytes(reader.blob()).decode("utf-8", "replace")
+        try:
+            name = bytes(reader.blob()).decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{reader.what}: the name of a column is not UTF-8") from error
         mode = reader.varint(1)
         values = unzigzag(unpack_ints(reader, n_rows))
-        if name in columns:
-            raise FormatError(f"{reader.what}: column {name!r} appears twice")
+        if not name or (columns and name <= max(columns)):
+            raise FormatError(f"{reader.what}: column {name!r} is not in the order of the names")
         columns[name] = np.cumsum(values) if mode else values
+        if n_rows and max(-int(columns[name].min()), int(columns[name].max())) >= MAX_COLUMN:
+            raise FormatError(f"{reader.what}: column {name!r} holds values of magnitude 2^38 or more")
     return n_rows, columns

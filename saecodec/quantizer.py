@@ -21,11 +21,10 @@ from saecodec.codes import MAX_LEVEL, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.features import Features
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
-from saecodec.wire import ByteReader, varints
+from saecodec.wire import ByteReader
 
 CENTROID_UNIT: Final = 256
 CENTROID_LEVELS: Final = 16  # larger levels are so fine that their mean error is nothing
-_MAX_CLASSES: Final = 1 << 10
 _MIN_COUNT: Final = 4  # a centroid of fewer activations is noise
 
 
@@ -74,32 +73,29 @@ class Quantizer:
 
     def dequantize(self, codes: Codes, norms: NDArray[np.float64]) -> Features:
         """The feature activations that levels stand for. norms: |d_f|, float64 (F,), nonzero for every coded latent."""
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             scale = (self.step / norms).astype(np.float32)
         magnitude = np.abs(codes.levels)
         cell = self.latent_class[codes.latents] * (CENTROID_LEVELS + 2) + np.minimum(magnitude, CENTROID_LEVELS + 1)
-        values = (magnitude + self._offsets[cell]) * scale[codes.latents]
+        with np.errstate(over="ignore"):
+            values = (magnitude + self._offsets[cell]) * scale[codes.latents]
         if len(values) and codes.levels.min() < 0:
             values = np.copysign(values, codes.levels)
         if not np.isfinite(values).all():
-            raise FormatError("the codes use a latent whose decoder direction is zero")
+            raise FormatError("a level stands for no float32: its latent's direction is zero, or the step is too large")
         return Features(codes.indptr, codes.latents, values.astype(np.float32))
 
     def to_bytes(self) -> bytes:
         """Step and centroids; the class of each latent is the prior's level class."""
-        head = struct.pack("<d", self.step) + varints([len(self.centroids)])
-        return head + pack_ints(zigzag(self.centroids.ravel()))
+        return struct.pack("<d", self.step) + pack_ints(zigzag(self.centroids.ravel()))
 
     @classmethod
-    def read(cls, reader: ByteReader, latent_class: NDArray[np.int64]) -> Quantizer:
-        """Read what `to_bytes` wrote."""
+    def read(cls, reader: ByteReader, latent_class: NDArray[np.int64], n_classes: int) -> Quantizer:
+        """Read what `to_bytes` wrote for the level classes of a prior, int64 (F,) in [0, n_classes)."""
         (step,) = struct.unpack("<d", reader.take(8))
-        n_classes = reader.varint(_MAX_CLASSES)
         if not 0 < step < math.inf:
             raise FormatError(f"{reader.what}: the step is {step}")
-        if n_classes <= latent_class.max():
-            raise FormatError(f"{reader.what}: {n_classes} classes of centroids, {latent_class.max() + 1} are needed")
-        packed = unpack_ints(reader, n_classes * CENTROID_LEVELS, below=2 * CENTROID_UNIT)
+        packed = unpack_ints(reader, n_classes * CENTROID_LEVELS, below=CENTROID_UNIT)
         return cls(step, unzigzag(packed).reshape(n_classes, CENTROID_LEVELS), latent_class)
 
 
@@ -151,11 +147,11 @@ class CentroidStatistics:
         self._error += np.bincount(cell, weights=steps - magnitude, minlength=self._error.size)
         self._count += np.bincount(cell, minlength=self._error.size)
 
-    def centroids(self, latent_class: NDArray[np.int64]) -> NDArray[np.int64]:
+    def centroids(self, latent_class: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
         """Centroids of the level classes in 1/256 step, int64 (C, 16)."""
-        n_classes = int(latent_class.max()) + 1
         error, count = np.zeros((n_classes, self._shape[1])), np.zeros((n_classes, self._shape[1]))
         np.add.at(error, latent_class, self._error.reshape(self._shape))
         np.add.at(count, latent_class, self._count.reshape(self._shape))
         mean = np.where(count >= _MIN_COUNT, error / np.maximum(count, 1), 0)
-        return np.clip(np.rint(mean * CENTROID_UNIT), -CENTROID_UNIT // 2, CENTROID_UNIT // 2 - 1).astype(np.int64)[:, 1:]
+        units = np.clip(np.rint(mean[:, 1:] * CENTROID_UNIT), -CENTROID_UNIT // 2, CENTROID_UNIT // 2 - 1)
+        return np.asarray(units, np.int64)

@@ -52,9 +52,7 @@ class StreamEncoder:
         """Code values[i] < 2^bits[i] uniformly: the low 16 bits of all, then the next 16 of those that have them."""
         while values.size:
             width = np.minimum(bits, _PIECE_BITS)
-            self._coder.encode(
-                (values & ((1 << width) - 1)).astype(np.int32), _UNIFORM, (1 << width).astype(np.int32)
-            )
+            self._coder.encode((values & ((1 << width) - 1)).astype(np.int32), _UNIFORM, (1 << width).astype(np.int32))
             more = bits > _PIECE_BITS
             values, bits = values[more] >> _PIECE_BITS, bits[more] - _PIECE_BITS
 
@@ -75,6 +73,7 @@ class StreamDecoder:
         words = np.frombuffer(data, dtype=_WORD).astype(np.uint32)
         self._n_words = words.size
         self._what = what
+        self._used = False
         self._coder = constriction.stream.queue.RangeDecoder(words)
 
     def get(self, model: Model, n: int) -> NDArray[np.int32]:
@@ -93,11 +92,13 @@ class StreamDecoder:
         return values
 
     def end(self) -> None:
-        """FormatError when the decoder read past the end of the stream or left a part of it unread."""
-        if not self._coder.maybe_exhausted():
+        """FormatError when the stream was left unread, as far as can be told: a stream of symbols has words, one of
+        none has none, and constriction says when words are certainly left."""
+        if self._used != bool(self._n_words) or not self._coder.maybe_exhausted():
             raise FormatError(f"{self._what}: the range coder did not end where its stream ends")
 
     def _guarded(self, *args: Any) -> NDArray[np.int32]:
+        self._used = True
         try:
             return np.asarray(self._coder.decode(*args))
         except (KeyboardInterrupt, SystemExit, MemoryError):

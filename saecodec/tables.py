@@ -25,7 +25,7 @@ def max_code(resolution: int) -> int:
 
 
 def frequency(codes: NDArray[np.int64], resolution: int) -> NDArray[np.int64]:
-    """The relative frequencies that frequency codes stand for: 0 for code 0, else (2^r + m) << e for 1 + code = e 2^r + m."""
+    """What frequency codes stand for: 0 for code 0, else (2^r + m) << e, where code - 1 = e 2^r + m."""
     one = 1 << resolution
     step = np.maximum(codes - 1, 0)
     return np.where(codes > 0, (one + (step & (one - 1))) << (step >> resolution), 0)
@@ -44,7 +44,7 @@ def expand(codes: NDArray[np.int64], resolution: int) -> NDArray[np.int64]:
     rest = TOTAL - weights.sum(-1, keepdims=True)
     top = np.argmax(f, axis=-1, keepdims=True)
     np.put_along_axis(weights, top, np.take_along_axis(weights, top, -1) + rest, -1)
-    return weights
+    return np.asarray(weights)
 
 
 def quantize(counts: NDArray[np.float64], resolution: int) -> NDArray[np.int64]:

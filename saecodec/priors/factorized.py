@@ -26,7 +26,8 @@ from saecodec.wire import ByteReader, varint, varints
 
 MAX_LATENTS: Final = 1 << 24
 MAX_CLASSES: Final = 1 << 10
-MAX_NONZEROS: Final = 1 << 27  # of a chunk
+MAX_NONZEROS: Final = 1 << 24  # of a chunk
+MAX_CELLS: Final = 1 << buckets.MAX_BITS  # of a chunk: a gap has to fit the bucket code
 _MIN_ALPHABET: Final = 2
 
 
@@ -104,6 +105,11 @@ class FactorizedPrior:
         """Class of each latent that its centroids go by, int64 (F,)."""
         return self.levels.classes
 
+    @property
+    def n_level_classes(self) -> int:
+        """How many of these classes there are."""
+        return len(self.levels.codes)
+
     @cached_property
     def layout(self) -> Layout:
         """The order of a chunk's cells."""
@@ -125,8 +131,11 @@ class FactorizedPrior:
         Counts of nonzeros per class, then the byte lengths of the groups' support and levels streams in words, then
         the streams: all of the support, then all of the levels.
         """
-        if codes.nnz > MAX_NONZEROS:
-            raise InputError(f"a chunk of {codes.nnz} nonzeros is too large (limit {MAX_NONZEROS}): use smaller chunks")
+        if codes.nnz > MAX_NONZEROS or codes.n_rows * self.n_latents > MAX_CELLS:
+            raise InputError(
+                f"a chunk of {codes.n_rows} rows and {codes.nnz} nonzeros is too large (limits: {MAX_NONZEROS} "
+                f"nonzeros, {MAX_CELLS} cells): use fewer rows a chunk"
+            )
         if not self.signed and codes.nnz and codes.levels.min() < 0:
             raise InputError("this prior was fitted on activations that are never negative, but a level is")
         cells = self.layout.cells(codes)
@@ -136,7 +145,9 @@ class FactorizedPrior:
         negative = (cells.level < 0).astype(np.int64)
         support = self._encode_groups(gaps, first, self._class_bounds, self.support.models)
         models = [self.levels.models[c] for c in self.layout.segment_class]
-        levels = self._encode_groups(magnitude, segment, self._segment_bounds, models, negative if self.signed else None)
+        levels = self._encode_groups(
+            magnitude, segment, self._segment_bounds, models, negative if self.signed else None
+        )
         lengths = [len(stream) // 4 for pair in zip(support, levels, strict=True) for stream in pair]
         return varints(np.diff(first)) + varints(lengths) + b"".join(support) + b"".join(levels)
 
@@ -191,6 +202,10 @@ class FactorizedPrior:
 
     def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[NDArray[np.int64], list[int]]:
         """Counts of nonzeros per class and lengths of the streams in words, checked against each other."""
+        if n_rows * self.n_latents > MAX_CELLS:
+            raise FormatError(
+                f"{reader.what}: {n_rows} rows of {self.n_latents} latents are more than {MAX_CELLS} cells"
+            )
         sizes = np.diff(self.layout.class_start)
         counts = np.array(reader.varints(len(sizes), MAX_NONZEROS), np.int64)
         lengths = reader.varints(2 * len(self.group_sizes), reader.left)
@@ -203,7 +218,12 @@ class FactorizedPrior:
 
     @staticmethod
     def _decode_groups(
-        streams: list[memoryview], first: NDArray[np.int64], bounds: list[int], models: list[Model], what: str, signed: bool
+        streams: list[memoryview],
+        first: NDArray[np.int64],
+        bounds: list[int],
+        models: list[Model],
+        what: str,
+        signed: bool,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The values and signs (1 = negative; empty unless `signed`) that `_encode_groups` coded."""
         runs = first.tolist()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec import buckets
-from saecodec.classes import assign, choose, class_sums, smoothed
+from saecodec.classes import assign, choose, class_sums, code_lengths, smoothed
 from saecodec.codes import Codes
 from saecodec.integers import pack_ints
 from saecodec.priors.factorized import FactorizedPrior, TableSet
@@ -22,6 +22,7 @@ from saecodec.tables import expand, quantize
 _SUPPORT_CANDIDATES: Final = [1, 2, 4, 8, 16, 32, 64]
 _LEVEL_CANDIDATES: Final = [1, 2, 4, 8, 16, 32]
 _COUNT_BITS: Final = 12.0  # what a support class costs a chunk: its number of nonzeros
+_ENTRY_BITS: Final = 3.3  # an entry of a table, as measured on tables of real gaps
 _RESOLUTIONS: Final = (0, 1, 2)
 _MIN_GROUPS: Final = 16
 
@@ -31,7 +32,9 @@ def _coarse(n_direct: int) -> NDArray[np.int64]:
     exact = np.minimum(np.arange(buckets.DIRECT), n_direct)
     base = np.maximum(buckets.BASE, 1).astype(np.float64)
     halves = np.floor(2 * np.log2(base / n_direct)).astype(np.int64)
-    out = np.where(np.arange(buckets.N_BUCKETS) < n_direct, np.pad(exact, (0, buckets.N_BUCKETS - 16)), n_direct + halves)
+    out = np.where(
+        np.arange(buckets.N_BUCKETS) < n_direct, np.pad(exact, (0, buckets.N_BUCKETS - 16)), n_direct + halves
+    )
     return np.minimum(out, _COARSE - 1)
 
 
@@ -75,8 +78,8 @@ def fit_factorized(
     chunks: called once, iterates over the chunks; statistics: those of the same chunks; signed: code signs.
     """
     overhead = _COUNT_BITS * statistics.n_chunks
-    support = _by_rate(_fit_classes(statistics.gaps, _SUPPORT_CANDIDATES, overhead), statistics.gaps)
-    levels = _fit_classes(statistics.levels, _LEVEL_CANDIDATES, 0.0)
+    support = _by_rate(_fit_classes(statistics.gaps, _COARSE_GAP, _SUPPORT_CANDIDATES, overhead), statistics.gaps)
+    levels = _fit_classes(statistics.levels, _COARSE_LEVEL, _LEVEL_CANDIDATES, 0.0)
     layout = Layout(support, levels)
     n_support, n_levels = int(support.max()) + 1, int(levels.max()) + 1
     gap_counts = np.zeros((n_support, buckets.N_BUCKETS))
@@ -97,26 +100,28 @@ def _class_histogram(classes: NDArray[np.int64], values: NDArray[np.int64], n_cl
     return flat.reshape(n_classes, buckets.N_BUCKETS)
 
 
-def _fit_classes(histograms: NDArray[np.float64], candidates: list[int], overhead: float) -> NDArray[np.int64]:
+def _fit_classes(
+    histograms: NDArray[np.float64], coarse: NDArray[np.int64], candidates: list[int], overhead: float
+) -> NDArray[np.int64]:
     """Classes of latents (F,) with the shortest description, from histograms over coarse symbols (F, 32).
 
-    overhead: bits that a class costs beside its table.
+    coarse: bucket -> coarse symbol. overhead: bits that a class costs beside its table.
     """
+    width = np.bincount(coarse, minlength=_COARSE)  # no more buckets than these, or than counts, are in a table
     count = histograms.sum(1)
     mean = histograms @ np.arange(histograms.shape[1]) / np.maximum(count, 1)
     order = np.lexsort((count, mean))
 
     def bits(classes: NDArray[np.int64]) -> float:
-        tables = _table_set(classes, class_sums(histograms, classes, int(classes.max()) + 1))
-        return 8 * len(tables.to_bytes()) + overhead * len(tables.codes) + _data_bits(tables, histograms)
+        n_classes = int(classes.max()) + 1
+        counts = class_sums(histograms, classes, n_classes)
+        members = np.bincount(classes, minlength=n_classes)
+        entries = np.minimum(counts, width).sum()
+        names = (code_lengths(members.astype(np.float64)) * members).sum()
+        data = (code_lengths(smoothed(counts)) * counts).sum()
+        return float(data + names + _ENTRY_BITS * entries + overhead * n_classes)
 
     return choose(candidates, lambda n: assign(histograms, n, order), bits)
-
-
-def _data_bits(tables: TableSet, histograms: NDArray[np.float64]) -> float:
-    counts = class_sums(histograms, tables.classes, len(tables.codes))
-    used = tables.weights[:, : counts.shape[1]]
-    return float(-(counts * np.log2(used / TOTAL)).sum())
 
 
 def _by_rate(classes: NDArray[np.int64], histograms: NDArray[np.float64]) -> NDArray[np.int64]:

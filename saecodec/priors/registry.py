@@ -30,6 +30,10 @@ class Prior(Protocol):
     def level_class(self) -> NDArray[np.int64]:
         """Class of each latent that its centroids go by, int64 (F,)."""
 
+    @property
+    def n_level_classes(self) -> int:
+        """How many of these classes there are."""
+
     def encode(self, codes: Codes) -> bytes:
         """Support and levels of one chunk."""
 

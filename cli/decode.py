@@ -1,0 +1,59 @@
+"""`saecodec decode`."""
+
+from __future__ import annotations
+
+import click
+
+from saecodec.cli.options import RowRange, codec_option, device_option, force_option, sae_option
+
+
+@click.command(short_help="Decode a .saec file into an array file.")
+@click.argument("input", metavar="IN.saec")
+@sae_option
+@codec_option
+@click.option(
+    "-o", "--output", required=True, metavar="OUT", help="Array file to write: .npy, .npz, .safetensors, .pt."
+)
+@click.option(
+    "--rows", type=RowRange(), help="Only these flattened rows (gives a 2-D array); -100: is the last hundred."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32", "float64"]),
+    help="Of the output; default: that of the input that was encoded.",
+)
+@device_option
+@force_option
+def decode(
+    input: str,
+    sae: str | None,
+    codec: str | None,
+    output: str,
+    rows: tuple[int | None, int | None] | None,
+    dtype: str | None,
+    device: str,
+    force: bool,
+) -> None:
+    """Decode a .saec file into an array file.
+
+    \b
+    Examples:
+      saecodec decode acts.saec -s path/to/sae -o acts_hat.npy
+      saecodec decode acts.saec -s path/to/sae --rows 1000:2000 -o part.npy
+      saecodec decode selfcontained.saec -o acts_hat.npy
+    """
+    from saecodec.cli.options import load_pieces, row_range
+    from saecodec.cli.progress import progress_bar
+    from saecodec.formats.array_sinks import resolve_output_format
+    from saecodec.formats.atomic import check_output_path
+    from saecodec.formats.decoding import decode_file
+    from saecodec.formats.saec import open_saec
+
+    check_output_path(output, force=force)
+    with open_saec(input) as probe:
+        resolve_output_format(output, dtype or probe.dtype)
+        chosen = row_range(rows, probe.n_rows)
+    model, fitted = load_pieces(sae, codec, device)
+    with open_saec(input, sae=model, codec=fitted) as file, progress_bar() as progress:
+        shape = decode_file(file, output, rows=chosen, dtype=dtype, force=force, progress=progress)
+        click.echo(f"{output}: {dtype or file.dtype} array of shape {shape}")

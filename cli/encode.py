@@ -1,0 +1,96 @@
+"""`saecodec encode`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from saecodec.cli.options import (
+    chunk_rows_option,
+    codec_option,
+    device_option,
+    embed_option,
+    force_option,
+    json_option,
+    key_option,
+    sae_option,
+    step_option,
+)
+
+
+@click.command(short_help="Encode activations into a .saec file.")
+@click.argument("input", metavar="INPUT")
+@sae_option
+@codec_option
+@click.option("-o", "--output", required=True, metavar="OUT.saec", help="File to write.")
+@step_option
+@chunk_rows_option
+@embed_option
+@click.option("--note", multiple=True, metavar="KEY=VALUE", help="Metadata to store in the file; may be repeated.")
+@key_option
+@device_option
+@force_option
+@json_option
+def encode(
+    input: str,
+    sae: str | None,
+    codec: str | None,
+    output: str,
+    step: str | None,
+    chunk_rows: int,
+    embed: str | None,
+    note: tuple[str, ...],
+    key: str | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Encode the activations in INPUT (.npy, .npz, .safetensors, .pt) into a .saec file.
+
+    Any number of leading dimensions; the last one is the activation width. Without -c the tables are fitted on the
+    input and stored in the file; with it they come from the codec file.
+
+    \b
+    Examples:
+      saecodec encode acts.npy -s path/to/sae -o acts.saec
+      saecodec encode acts.npy -s path/to/sae -c l3.saecodec -o acts.saec
+      saecodec encode acts.npy -s path/to/sae --embed decoder -o acts.saec
+    """
+    from saecodec.cli.options import file_bytes, load_pieces
+    from saecodec.cli.progress import progress_bar
+    from saecodec.cli.render import number, size
+    from saecodec.formats.array_source import ITEM_BYTES
+    from saecodec.formats.arrays import open_array
+    from saecodec.formats.atomic import check_output_path
+    from saecodec.formats.encoding import encode_array
+
+    if not all("=" in pair for pair in note):
+        raise click.UsageError("--note takes KEY=VALUE")
+    check_output_path(output, force=force)
+    source = open_array(input, key)
+    model, fitted = load_pieces(sae, codec, device)
+    with progress_bar() as progress:
+        report = encode_array(
+            source,
+            output,
+            sae=model,
+            codec=fitted,
+            step=step,
+            chunk_rows=chunk_rows,
+            embed=embed,
+            user=dict(pair.split("=", 1) for pair in note),
+            force=force,
+            progress=progress,
+        )
+    n_bytes, rows = file_bytes(output), source.n_rows
+    bits = 8 * n_bytes / rows if rows else None
+    if as_json:
+        seconds = {"sae": report.sae_seconds, "encode": report.code_seconds}
+        facts = {"file": output, "rows": rows, "file_bytes": n_bytes, "bits_per_row": bits, "seconds": seconds}
+        click.echo(json.dumps(facts))
+        return
+    click.echo(
+        f"{output}: {rows:,} rows in {size(n_bytes)}, {number(bits)} bits per row, "
+        f"{ITEM_BYTES[source.dtype] * rows * source.width / n_bytes:.1f}x smaller than the input"
+    )

@@ -1,0 +1,72 @@
+"""`saecodec measure`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from saecodec.cli.options import (
+    chunk_rows_option,
+    codec_option,
+    device_option,
+    embed_option,
+    json_option,
+    key_option,
+    sae_option,
+    step_option,
+)
+
+
+@click.command(short_help="Bits per row and distortion, from a real file.")
+@click.argument("input", metavar="INPUT")
+@sae_option
+@codec_option
+@step_option
+@chunk_rows_option
+@embed_option
+@key_option
+@device_option
+@json_option
+def measure(
+    input: str,
+    sae: str | None,
+    codec: str | None,
+    step: str | None,
+    chunk_rows: int,
+    embed: str | None,
+    key: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure what the SAE's explanation of INPUT costs.
+
+    Really encodes INPUT into a (temporary) file, really decodes it, then reports rate, distortion, where the bits go,
+    and the estimates of the MDL-SAE paper on the same codes.
+
+    \b
+    Examples:
+      saecodec measure acts.npy -s path/to/sae
+      saecodec measure acts.npy -s path/to/sae -c l3.saecodec --json
+      saecodec measure acts.npy -s path/to/sae --step 0.8rms
+    """
+    from saecodec.cli.options import file_bytes, load_pieces
+    from saecodec.cli.progress import progress_bar
+    from saecodec.cli.render import measure_text
+    from saecodec.formats.arrays import open_array
+    from saecodec.formats.measuring import measure_array
+
+    source = open_array(input, key)
+    model, fitted = load_pieces(sae, codec, device)
+    with progress_bar() as progress:
+        report = measure_array(
+            source,
+            sae=model,
+            codec=fitted,
+            codec_bytes=file_bytes(codec),
+            step=step,
+            chunk_rows=chunk_rows,
+            embed=embed,
+            progress=progress,
+        )
+    click.echo(json.dumps(report) if as_json else measure_text(report, input))

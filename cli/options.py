@@ -1,0 +1,102 @@
+"""Options and loaders that several commands share."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[tuple[int | None, int | None]]
+    from saecodec.codec import Codec
+    from saecodec.sae import SAE
+else:
+    _ParamType = click.ParamType  # generic from click 8.2 on
+
+sae_option = click.option("-s", "--sae", metavar="SAE", help="Trained SAE: a SAELens folder.")
+codec_option = click.option("-c", "--codec", metavar="CODEC", help="Fitted codec (.saecodec), made by 'saecodec fit'.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="D", help="Where the SAE runs: auto, cpu, cuda, cuda:1 ..."
+)
+key_option = click.option(
+    "--key", metavar="NAME", help="Array to read from a file that holds several (.npz, .safetensors, .pt)."
+)
+force_option = click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+step_option = click.option(
+    "--step",
+    metavar="S",
+    help="Quantization step: a number, or relative to the rms of |z||d| over the nonzeros: 0.4rms is the default.",
+)
+chunk_rows_option = click.option(
+    "--chunk-rows",
+    type=click.IntRange(1, 1 << 20),
+    default=4096,
+    show_default=True,
+    metavar="N",
+    help="Rows of a chunk: the unit of random access.",
+)
+embed_option = click.option(
+    "--embed",
+    type=click.Choice(["none", "tables", "decoder"]),
+    help="What the file holds beside the rows. Default: tables; with -c none, and the file names the codec.",
+)
+
+
+class RowRange(_ParamType):
+    """A range A:B of rows; either end may be left out, negative numbers count from the end."""
+
+    name = "A:B"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | None, int | None]:
+        match = re.fullmatch(r"(-?\d*):(-?\d*)", str(value))
+        if not match or "-" in match.groups():
+            self.fail(f"{value!r} is not a range of rows such as 1000:2000, :100 or -100:", param, ctx)
+        start, stop = (int(text) if text else None for text in match.groups())
+        return start, stop
+
+
+def row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[int, int] | None:
+    """Start and stop of a range over `n_rows` rows; InputError when it reaches outside."""
+    from saecodec.errors import InputError
+
+    if rows is None:
+        return None
+    start, stop = (0 if rows[0] is None else rows[0]), (n_rows if rows[1] is None else rows[1])
+    start, stop = (start + n_rows if start < 0 else start), (stop + n_rows if stop < 0 else stop)
+    if not 0 <= start <= stop <= n_rows:
+        raise InputError(f"rows {start}:{stop} were asked for, but the file has rows 0:{n_rows}")
+    return start, stop
+
+
+def check_device(device: str) -> str:
+    """`device` as torch names it; InputError when there is no such device."""
+    import torch
+
+    from saecodec.errors import InputError
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: not available here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def load_pieces(sae: str | None, codec: str | None, device: str) -> tuple[SAE | None, Codec | None]:
+    """The SAE and the codec that -s and -c name, on `device`."""
+    from saecodec.formats.checkpoints import load_sae
+    from saecodec.formats.codecfile import load_codec
+
+    where = check_device(device)
+    return (load_sae(sae, where) if sae else None, load_codec(codec, where) if codec else None)
+
+
+def file_bytes(path: str | None) -> int:
+    """Size of a file, 0 for none."""
+    return os.path.getsize(path) if path else 0

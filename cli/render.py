@@ -1,0 +1,90 @@
+"""Reports as text for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PARTS = {
+    "support": "support: which latents fire",
+    "levels": "levels: how strongly",
+    "columns": "row-aligned columns",
+    "tables": "tables of the prior",
+    "decoder": "embedded decoder",
+    "headers": "headers, index, frames",
+}
+
+
+def size(n_bytes: float) -> str:
+    """A number of bytes for people: '988,059 bytes', '9.5 MB'."""
+    return (
+        f"{n_bytes:,.0f} bytes"
+        if n_bytes < 1e6
+        else f"{n_bytes / 1e6:,.1f} MB"
+        if n_bytes < 1e9
+        else f"{n_bytes / 1e9:,.1f} GB"
+    )
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number that may be undefined."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def pairs(rows: list[tuple[str, str]], indent: str = "  ") -> str:
+    """Lines of two aligned columns."""
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{indent}{label:<{width}}  {value}" for label, value in rows)
+
+
+def measure_text(report: dict[str, Any], name: str) -> str:
+    """The report of `measure`."""
+    outside = report["outside"]
+    rate = [
+        ("bits per row", number(report["bits_per_row"])),
+        ("bits per scalar", number(report["bits_per_scalar"], 4)),
+        ("bits per nonzero", number(report["bits_per_nonzero"])),
+        ("smaller than float32", f"{report['ratio_float32']:,.1f}x"),
+        ("smaller than the input", f"{report['ratio_input']:,.1f}x"),
+    ]
+    distortion = [
+        ("NMSE (FVU)", number(report["nmse"], 4)),
+        ("variance explained", number(report["variance_explained"], 4)),
+        ("mean cosine", number(report["cosine"], 4)),
+        ("largest error", number(report["max_error"], 4)),
+        ("L0 of the SAE / of the codes", f"{number(report['sae_l0'])} / {number(report['l0'])}"),
+        ("step", f"{report['step']:.6g}"),
+    ]
+    split = [
+        (_PARTS[part], number(bits)) for part, bits in report["bits"].items() if bits or part in ("support", "levels")
+    ]
+    estimates, bits = report["estimates"], report["bits_per_row"]
+
+    def beside(value: float | None) -> str:
+        return number(value) + (f"   (file / estimate = {bits / value:.3f})" if value and bits else "")
+
+    other = [
+        ("L0 (B + log2 F)", beside(estimates["l0_formula"])),
+        ("sum of entropies", beside(estimates["sum_entropy"])),
+    ]
+    missing = [("codec file", size(outside["codec_bytes"]))] if outside["codec_bytes"] else []
+    missing += [(f"SAE {report['sae']['name']} (float32)", size(outside["sae_bytes"]))] if outside["sae_bytes"] else []
+    seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in report["seconds"].items())
+    head = f"{name}: {report['rows']:,} rows in a file of {size(report['file_bytes'])}"
+    if missing:
+        head += "; outside it: " + ", ".join(f"{what} {n}" for what, n in missing)
+    if outside["codec_bytes"]:
+        rate.insert(1, ("  and with the codec file", number(report["bits_per_row_with_codec"])))
+    return "\n".join(
+        [
+            head,
+            "rate",
+            pairs(rate),
+            "distortion",
+            pairs(distortion),
+            "where the bits go (bits per row, adding up to the file)",
+            pairs(split),
+            "estimates on the same codes (bits per row; arXiv 2410.11179)",
+            pairs(other),
+            f"time: {seconds}",
+        ]
+    )

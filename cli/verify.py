@@ -1,0 +1,70 @@
+"""`saecodec verify`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from saecodec.cli.options import codec_option, device_option, json_option, key_option, sae_option
+
+
+@click.command(short_help="Check a .saec file, and compare it with its input.")
+@click.argument("input", metavar="IN.saec")
+@sae_option
+@codec_option
+@click.option("--against", metavar="INPUT", help="The array it was made from: report the distortion.")
+@click.option("--checksums", is_flag=True, help="Checksums and structure only; needs neither SAE nor codec.")
+@key_option
+@device_option
+@json_option
+def verify(
+    input: str,
+    sae: str | None,
+    codec: str | None,
+    against: str | None,
+    checksums: bool,
+    key: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Check every checksum, decode every chunk, and report the distortion against the input where it is given.
+
+    \b
+    Examples:
+      saecodec verify acts.saec -s path/to/sae --against acts.npy
+      saecodec verify acts.saec --checksums
+    """
+    from saecodec.cli.options import load_pieces
+    from saecodec.cli.progress import progress_bar
+    from saecodec.cli.render import number
+    from saecodec.formats.arrays import open_array
+    from saecodec.formats.decoding import verify_file
+    from saecodec.formats.saec import open_saec
+
+    if checksums and (against or sae or codec):
+        raise click.UsageError("--checksums decodes nothing: leave out --against, -s and -c")
+    source = open_array(against, key) if against else None
+    model, fitted = (None, None) if checksums else load_pieces(sae, codec, device)
+    with open_saec(input, sae=model, codec=fitted) as file, progress_bar() as progress:
+        result = verify_file(file, against=source, decode=not checksums, progress=progress)
+    report = {"file": input, "ok": True, "frames": result.frames, "chunks": result.chunks, "rows": result.rows}
+    report["decoded"] = "nothing" if checksums else result.decoded
+    if result.distortion is not None:
+        report |= {"nmse": result.distortion.nmse, "cosine": result.distortion.cosine}
+        report |= {"max_error": result.distortion.max_error}
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    done = {"nothing": "checksums are right; nothing was decoded"}
+    done |= {"levels": "all levels decode; values were not decoded, for which the SAE is needed (-s SAE)"}
+    done |= {"rows": "all rows decode"}
+    click.echo(
+        f"{input}: {result.frames} frames, {result.chunks} chunks, {result.rows:,} rows: {done[str(report['decoded'])]}"
+    )
+    if result.distortion is not None:
+        found = result.distortion
+        click.echo(
+            f"  against {against}: NMSE {number(found.nmse, 4)}, mean cosine {number(found.cosine, 4)}, "
+            f"largest error {found.max_error:.4g}"
+        )

@@ -1,0 +1,269 @@
+"""Measures what docs/results.md reports, and writes it: `make results DATA=path/to/data`.
+
+DATA holds `minilm_l3_test.npy`, `minilm_l3_train.npz`, `saes/<name>/` and `mnist/mnist_test.npz`. Every size is that
+of a file that was written and decoded again. Timings are ratios of two things timed in turn in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import multiprocessing
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import saecodec
+from saecodec.codec import Codec
+from saecodec.formats.arrays import open_array
+from saecodec.formats.decoding import decode_file
+from saecodec.formats.encoding import encode_array, fit_array
+from saecodec.formats.measuring import measure_array
+
+REFERENCE = "minilm_l3_batchtopk_3072_k32"
+ROUNDS = 9
+
+
+def rate_row(label: str, report: dict[str, Any]) -> list[str]:
+    """One line of a rate table."""
+    bits, ideal = report["bits"], report["ideal"]
+    outside = report["outside"]["codec_bytes"]
+    coded = bits["support"] + bits["levels"]
+    return [
+        label,
+        f"{report['bits_per_row']:.2f}",
+        f"{report['nmse']:.4f}",
+        f"{report['l0']:.1f}",
+        f"{bits['support']:.2f}",
+        f"{bits['levels']:.2f}",
+        f"{bits['tables']:.2f}",
+        f"{bits['headers']:.2f}",
+        f"{100 * (coded / (ideal['support'] + ideal['levels']) - 1):.2f} %",
+        f"{report['estimates']['sum_entropy']:.1f}",
+        f"{report['estimates']['l0_formula']:.1f}",
+        f"{outside:,}" if outside else "-",
+    ]
+
+
+RATE_HEAD = [
+    "case",
+    "bits/row",
+    "NMSE",
+    "L0",
+    "support",
+    "levels",
+    "tables",
+    "headers",
+    "over ideal",
+    "sum of entropies",
+    "L0 (B + log2 F)",
+    "codec bytes outside",
+]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def rates(data: Path, log: Callable[[str], None]) -> str:
+    """Rate and distortion of every SAE, of the reference SAE at several steps, and with a codec outside."""
+    test = open_array(data / "minilm_l3_test.npy")
+    sae = saecodec.load_sae(data / "saes" / REFERENCE)
+    out = [rate_row("MiniLM, 3072 k32, fitted on itself", measure_array(test, sae=sae))]
+    log(f"reference: {out[0][1]} bits/row")
+    codec = fit_array(open_array(data / "minilm_l3_train.npz"), sae)
+    with tempfile.TemporaryDirectory() as folder:
+        saecodec.save_codec(codec, Path(folder) / "codec.saecodec")
+        size = (Path(folder) / "codec.saecodec").stat().st_size
+    report = measure_array(test, sae=sae, codec=codec, codec_bytes=size)
+    out.append(rate_row("MiniLM, 3072 k32, codec fitted on the train rows", report))
+    log(f"codec outside: {out[1][1]} bits/row")
+    for step in ("0.2rms", "0.8rms", "1.2rms"):
+        out.append(rate_row(f"MiniLM, 3072 k32, step {step}", measure_array(test, sae=sae, step=step)))
+    bundled = Path(str(files("saecodec") / "bundled"))
+    small = measure_array(open_array(bundled / "minilm_l3_rows.npy"), sae=saecodec.load_sae(bundled / "minilm_l3_sae"))
+    out.append(rate_row("bundled: 2,048 rows, 1536 k32", small))
+    for folder in sorted((data / "saes").glob("minilm_l3_*")):
+        if folder.name != REFERENCE:
+            label = folder.name.removeprefix("minilm_l3_").replace("batchtopk_", "").replace("_", " ")
+            out.append(rate_row(f"MiniLM, {label}", measure_array(test, sae=saecodec.load_sae(folder))))
+            log(f"{label}: {out[-1][1]} bits/row")
+    mnist = open_array(data / "mnist" / "mnist_test.npz")
+    for name in ("mnist_batchtopk_256_k8", "mnist_batchtopk_256_k16", "mnist_batchtopk_1024_k8"):
+        report = measure_array(mnist, sae=saecodec.load_sae(data / "saes" / name))
+        out.append(rate_row(f"MNIST test, {name.removeprefix('mnist_batchtopk_').replace('_', ' ')}", report))
+    return table(RATE_HEAD, out)
+
+
+def _digest(job: tuple[bytes, bytes, str, str]) -> str:
+    """sha256 of the chunks that a fresh process makes of saved codes."""
+    data, codec_bytes, sae_path, threads = job
+    torch.set_num_threads(int(threads))
+    codec = Codec.from_bytes(codec_bytes).with_sae(saecodec.load_sae(sae_path))
+    chunks = [codec.latents.pack(codes) for codes in codec.codes(data)]
+    return hashlib.sha256(b"".join(chunks)).hexdigest()
+
+
+def determinism(data: Path) -> str:
+    """Identical bytes for identical codes; levels that the SAE's own float arithmetic moves."""
+    path = data / "saes" / REFERENCE
+    sae, x = saecodec.load_sae(path), np.load(data / "minilm_l3_test.npy")
+    codes, fitted = {}, {}
+    codec = Codec.fit(sae, x)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        codes[threads] = [codec.quantize(x[i : i + 4096]) for i in range(0, len(x), 4096)]
+        fitted[threads] = saecodec.LatentCodec.fit(codes[1]).to_bytes()
+    torch.set_num_threads(2)
+    encoded = codec.encode(x)
+    jobs = [(encoded, codec.to_bytes(), str(path), threads) for threads in ("1", "2", "1", "2")]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        digests = set(pool.map(_digest, jobs))
+    digests.add(hashlib.sha256(b"".join(codec.latents.pack(part) for part in codec.codes(encoded))).hexdigest())
+    moved = total = 0
+    for a, b in zip(codes[1], codes[2], strict=True):
+        left, right = a.to_dense(), b.to_dense()
+        moved, total = moved + int((left != right).sum()), total + a.nnz
+    return table(
+        ["check", "found"],
+        [
+            ["distinct chunk bytes of the same codes over 5 runs (1 and 2 threads, 5 processes)", str(len(digests))],
+            ["distinct fitted tables of the same codes, 1 and 2 threads", str(len(set(fitted.values())))],
+            [
+                "levels that differ between 1 and 2 threads, same rows",
+                f"{moved} of {total:,} ({1e6 * moved / total:.2f} per million)",
+            ],
+        ],
+    )
+
+
+def paired(a: Callable[[], None], b: Callable[[], None]) -> tuple[float, float, float]:
+    """Median seconds of a and of b, run in turn, and the median of their ratio pair by pair."""
+    a(), b()
+    times: list[tuple[float, float]] = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        a()
+        middle = time.perf_counter()
+        b()
+        times.append((middle - started, time.perf_counter() - middle))
+    ratio = statistics.median(first / second for first, second in times)
+    return statistics.median(t for t, _ in times), statistics.median(t for _, t in times), ratio
+
+
+@torch.no_grad()
+def speed(data: Path) -> str:
+    """Encode against the dense encoder, decode against the dense decoder: files included, one process, 2 threads."""
+    sae, source = saecodec.load_sae(data / "saes" / REFERENCE), open_array(data / "minilm_l3_test.npy")
+    assert sae.encoder is not None
+    threshold = sae.encoder.nonlinearity.tensors()["threshold"]
+    z = sae.encode(torch.from_numpy(np.load(source.path)[:4096].astype(np.float32)))
+
+    def dense_encoder() -> None:
+        for x in source.batches(sae.batch_rows):
+            h = torch.addmm(sae.encoder.b_enc, torch.from_numpy(x) - sae.b_dec, sae.encoder.w_enc)  # type: ignore[union-attr]
+            torch.relu(h) * (h > threshold)
+
+    def dense_decoder() -> None:
+        for _ in range(source.n_rows // len(z)):
+            z @ sae.w_dec
+
+    with tempfile.TemporaryDirectory() as folder:
+        saec, out, name = Path(folder) / "x.saec", Path(folder) / "x.npy", Path(folder) / "c.saecodec"
+        codec = fit_array(source, sae)
+        saecodec.save_codec(codec, name)
+
+        def decode() -> None:
+            with saecodec.open(saec, sae=sae) as file:
+                decode_file(file, out, force=True)
+
+        def decode_in_memory() -> None:
+            with saecodec.open(saec, sae=sae) as file:
+                for _ in file.batches():
+                    pass
+
+        cases = [
+            ("encode, tables fitted on the input", lambda: _encode(source, saec, sae, None), dense_encoder),
+            ("encode, with a codec", lambda: _encode(source, saec, sae, codec), dense_encoder),
+            ("decode to .npy", decode, dense_decoder),
+            ("decode to memory", decode_in_memory, dense_decoder),
+        ]
+        rows = []
+        for label, ours, dense in cases:
+            _encode(source, saec, sae, None)
+            seconds, base, ratio = paired(ours, dense)
+            against = "dense encoder" if dense is dense_encoder else "dense z @ W_dec"
+            rate = f"{source.n_rows / seconds:,.0f}", f"{4 * source.n_rows * source.width / seconds / 1e6:.0f}"
+            rows.append([label, f"{seconds:.3f}", *rate, against, f"{base:.3f}", f"{ratio:.2f}"])
+    return table(["what", "seconds", "rows/s", "MB/s (float32)", "against", "its seconds", "ratio"], rows)
+
+
+def _encode(source: Any, path: Path, sae: saecodec.SAE, codec: Codec | None) -> None:
+    encode_array(source, path, sae=sae, codec=codec, force=True)
+
+
+_PEAK = """
+import resource, sys
+import saecodec
+from saecodec.formats.arrays import open_array
+from saecodec.formats.encoding import encode_array
+encode_array(open_array(sys.argv[1]), sys.argv[2], sae=saecodec.load_sae(sys.argv[3]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory(data: Path) -> str:
+    """Peak memory of encoding the test rows once and ten times over."""
+    x, peaks = np.load(data / "minilm_l3_test.npy"), []
+    with tempfile.TemporaryDirectory() as folder:
+        for times in (1, 10):
+            path = Path(folder) / f"{times}.npy"
+            np.save(path, np.tile(x, (times, 1)))
+            command = [sys.executable, "-c", _PEAK, str(path), str(path) + ".saec", str(data / "saes" / REFERENCE)]
+            peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    rows = [[f"{n * len(x):,}", f"{peak / 1024:.0f}"] for n, peak in zip((1, 10), peaks, strict=True)]
+    growth = f"Growth: {100 * (peaks[1] / peaks[0] - 1):.1f} %."
+    return table(["rows", "peak resident MB"], rows) + "\n\n" + growth
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the shared data")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+
+    def log(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    sections = {}
+    for name, measure in (
+        ("speed", lambda: speed(arguments.data)),
+        ("rates", lambda: rates(arguments.data, log)),
+        ("determinism", lambda: determinism(arguments.data)),
+        ("memory", lambda: memory(arguments.data)),
+    ):
+        log(name)
+        sections[name] = measure()
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+    template = (Path(__file__).parent / "results.template.md").read_text()
+    arguments.output.write_text(template.format(machine=machine, versions=versions, **sections))
+    log(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

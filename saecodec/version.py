@@ -1,0 +1,33 @@
+"""The version of the bitstream, the features a reader must know, and the check that every header goes through."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from saecodec.errors import FormatError, UnsupportedError
+from saecodec.frames import field
+
+FORMAT_VERSION: Final = (1, 0)
+FEATURES: Final = frozenset({"prior:factorized"})
+
+
+def versioned(requires: list[str]) -> dict[str, Any]:
+    """The header fields that `check_version` reads."""
+    return {"version": list(FORMAT_VERSION), "requires": requires}
+
+
+def check_version(record: dict[str, Any], what: str) -> None:
+    """UnsupportedError when a file was written in a later major version, or needs a feature this one lacks."""
+    version, requires = field(record, "version", list, what), field(record, "requires", list, what)
+    if len(version) != 2 or not all(type(n) is int and n >= 0 for n in version) or version[0] < 1:
+        raise FormatError(f"{what}: version {version!r} is not a pair [major, minor]")
+    if not all(isinstance(name, str) for name in requires):
+        raise FormatError(f"{what}: requires {requires!r} is not a list of names")
+    if version[0] > FORMAT_VERSION[0]:
+        found = f"{version[0]}.{version[1]}"
+        raise UnsupportedError(
+            f"{what}: written in format version {found}, this reads up to {FORMAT_VERSION[0]}: update saecodec"
+        )
+    unknown = [name for name in requires if name not in FEATURES]
+    if unknown:
+        raise UnsupportedError(f"{what}: needs {', '.join(unknown)}, unknown to this version: update saecodec")
