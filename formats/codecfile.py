@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.atomic import atomic_output
 from saecodec.frames import field, frame, frames, unpack_record
+from saecodec.version import check_version
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
@@ -61,6 +62,7 @@ def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
     name = os.fspath(path)
     parts = read_codec_file(path)
     record = _record(parts, name)
+    check_version(record, name)
     facts = {"decoder_id": field(record, "decoder_id", bytes, name).hex(), **field(record, "info", dict, name)}
     sizes = {kind: len(part) for kind, part in parts}
     return facts | {"embeds_sae": WEIGHTS in sizes, "table_bytes": sizes.get("TABL", 0)}

@@ -5,11 +5,9 @@ Normative: docs/format.md, "The .saec file".
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -18,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
-from saecodec.formats.header import Header
+from saecodec.formats.header import EMBED, Header
+from saecodec.formats.index import Index
 from saecodec.frames import HEAD_BYTES, FrameHead
-from saecodec.integers import pack_ints, unpack_ints
-from saecodec.latents import MAX_CHUNK_ROWS
-from saecodec.wire import ByteReader, varints
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
@@ -32,48 +28,7 @@ if TYPE_CHECKING:
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
 _TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
-_MAX_DIMENSIONS: Final = 31
-_MAX_ROWS: Final = 1 << 48
 _KNOWN: Final = ("HEAD", "TABL", "SAEW", "CHNK", "INDX", "TAIL")
-
-
-@dataclass(frozen=True, eq=False)
-class Index:
-    """The leading dimensions of the array, and where the chunk frames are: rows, offset in the file and length (head
-    included) of each, int64 (n,)."""
-
-    leading: tuple[int, ...]
-    rows: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-
-    def to_bytes(self) -> bytes:
-        """Leading dimensions, number of chunks, rows, lengths, and each frame's distance from the end of the last."""
-        ends = np.concatenate([[0], (self.offsets + self.lengths)[:-1]])
-        columns = (self.rows, self.lengths, self.offsets - ends[: len(self.offsets)])
-        head = varints([len(self.leading), *self.leading, len(self.rows)])
-        return head + b"".join(pack_ints(column) for column in columns)
-
-    @classmethod
-    def from_bytes(cls, data: bytes | memoryview, file_size: int, what: str) -> Index:
-        """Parse; FormatError unless the frames lie one after the other inside the file."""
-        reader = ByteReader(data, what)
-        leading = tuple(reader.varints(reader.varint(_MAX_DIMENSIONS), _MAX_ROWS))
-        n = reader.varint(file_size // HEAD_BYTES)
-        rows = unpack_ints(reader, n, below=MAX_CHUNK_ROWS + 1)
-        lengths, distances = (unpack_ints(reader, n) for _ in range(2))
-        reader.end()
-        if math.prod(leading) != int(rows.sum()):
-            raise FormatError(f"{what}: leading dimensions {leading} and {rows.sum()} rows contradict each other")
-        ends = np.cumsum(lengths + distances)
-        if n and (lengths.min() < HEAD_BYTES or float(np.sum(lengths + distances, dtype=np.float64)) > file_size):
-            raise FormatError(f"{what}: the index points outside the file")
-        return cls(leading, rows, ends - lengths, lengths)
-
-    @cached_property
-    def first_row(self) -> NDArray[np.int64]:
-        """First row of each chunk, and the number of rows: int64 (n + 1,)."""
-        return np.concatenate([[0], np.cumsum(self.rows)])
 
 
 class SaecFile:
@@ -85,13 +40,9 @@ class SaecFile:
         self.size = os.fstat(file.fileno()).st_size
         if self._read(0, min(len(MAGIC), self.size)) != MAGIC:
             raise FormatError(f"{path}: not a .saec file (it does not begin with the magic {MAGIC!r})")
-        offset, head, payload = next(self.frames(), (0, None, b""))
-        if head is None or head.kind != "HEAD":
-            raise FormatError(f"{path}: the first frame is {head.kind if head else 'missing'}, expected HEAD")
-        self.header = Header.from_bytes(payload, path)
+        self.header, self._embedded_at = self._read_preamble()
         self.index = self._read_index()
         self._codec, self._sae = codec, sae
-        del offset
 
     # -- structure -----------------------------------------------------------------------------------------------------
 
@@ -102,14 +53,17 @@ class SaecFile:
             yield start, head, payload
             start += HEAD_BYTES + head.length
 
-    def _frame(self, offset: int) -> tuple[FrameHead, bytes]:
-        what = f"{self.path}, offset {offset}"
-        left = self.size - offset
+    def _head(self, offset: int) -> FrameHead:
+        left, what = self.size - offset, f"{self.path}, offset {offset}"
         head = FrameHead.parse(self._read(offset, min(HEAD_BYTES, left)), left - HEAD_BYTES, what)
-        payload = self._read(offset + HEAD_BYTES, head.length)
-        head.check(payload, what)
         if head.kind not in _KNOWN:
             head.unknown(what)
+        return head
+
+    def _frame(self, offset: int) -> tuple[FrameHead, bytes]:
+        head = self._head(offset)
+        payload = self._read(offset + HEAD_BYTES, head.length)
+        head.check(payload, f"{self.path}, offset {offset}")
         return head, payload
 
     def _read(self, offset: int, n: int) -> bytes:
@@ -134,14 +88,26 @@ class SaecFile:
             raise FormatError(f"{self.path}: the trailer points to a {head.kind} frame, expected INDX")
         return Index.from_bytes(payload, self.size, f"{self.path}, index")
 
+    def _read_preamble(self) -> tuple[Header, dict[str, int]]:
+        """The header, and the offsets of the frames that stand between it and the chunks."""
+        head, payload = self._frame(len(MAGIC))
+        if head.kind != "HEAD":
+            raise FormatError(f"{self.path}: the first frame is {head.kind}, expected HEAD")
+        header = Header.from_bytes(payload, self.path)
+        at, found = len(MAGIC) + HEAD_BYTES + head.length, {}
+        while at < self.size and (head := self._head(at)).kind not in ("CHNK", "INDX"):
+            if head.kind in _KNOWN:
+                found[head.kind] = at
+            at += HEAD_BYTES + head.length
+        expected = ["TABL", "SAEW"][: EMBED.index(header.embed)]
+        if list(found) != expected:
+            raise FormatError(
+                f"{self.path}: the header says embed {header.embed!r}, but frames {list(found)} follow it"
+            )
+        return header, found
+
     def _embedded(self, kind: str) -> bytes:
-        """Payload of a frame that stands before the chunks and that the header announces."""
-        for _, head, payload in self.frames():
-            if head.kind == kind:
-                return payload
-            if head.kind in ("CHNK", "INDX"):
-                break
-        raise FormatError(f"{self.path}: the header says embed {self.header.embed!r}, but there is no {kind} frame")
+        return self._frame(self._embedded_at[kind])[1]
 
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes of the file by what they are for; they add up to its size.
@@ -183,6 +149,8 @@ class SaecFile:
             raise IdentityError(
                 f"{self.path}: encoded with the codec {self.header.codec_id}, but the codec given is {found.codec_id}"
             )
+        if self.header.prior != found.latents.prior.name or self.header.step != found.quantizer.step:
+            raise FormatError(f"{self.path}: the header contradicts the tables about prior or step")
         return found
 
     @property

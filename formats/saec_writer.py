@@ -12,7 +12,8 @@ from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.errors import InputError
 from saecodec.formats.header import EMBED, Header
-from saecodec.formats.saec import MAGIC, TRAILER, Index
+from saecodec.formats.index import Index
+from saecodec.formats.saec import MAGIC, TRAILER
 from saecodec.formats.weights import pack_weights
 from saecodec.frames import frame
 

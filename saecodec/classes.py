@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 _COST_UNIT = 1024.0  # code lengths are multiples of 1/1024 bit
 _ROUNDS = 6  # two more save 0.01 % of a file
 
+_BLOCK = 1 << 15  # latents that are looked at together
+
 Tables = NDArray[np.float64]
 
 
@@ -54,7 +56,8 @@ def assign(histograms: NDArray[np.float64], n_classes: int, order: NDArray[np.in
     for _ in range(_ROUNDS):
         lengths = code_lengths(smoothed(class_sums(histograms, classes, n_classes)))
         name = code_lengths(np.bincount(classes, minlength=n_classes).astype(np.float64) + 0.5)
-        new = np.argmin(histograms @ lengths.T + name, axis=1)
+        blocks = (histograms[i : i + _BLOCK] @ lengths.T + name for i in range(0, n_latents, _BLOCK))
+        new = np.concatenate([np.argmin(bits, axis=1) for bits in blocks])
         if np.array_equal(new, classes):
             break
         classes = new
@@ -63,8 +66,12 @@ def assign(histograms: NDArray[np.float64], n_classes: int, order: NDArray[np.in
 
 def class_sums(values: NDArray[np.float64], classes: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
     """Sums of the latents' rows of `values` (F, A) by class: (C, A)."""
-    one_hot = (classes == np.arange(n_classes)[:, None]).astype(np.float64)
-    return np.asarray(one_hot @ values)
+    width = values.shape[1]
+    out = np.zeros(n_classes * width)
+    for i in range(0, len(values), _BLOCK):
+        cell = (classes[i : i + _BLOCK, None] * width + np.arange(width)).ravel()
+        out += np.bincount(cell, weights=values[i : i + _BLOCK].ravel(), minlength=out.size)
+    return out.reshape(n_classes, width)
 
 
 def choose(

@@ -57,7 +57,8 @@ class Codec:
     ) -> Codec:
         """Fit step, centroids and tables on rows x (..., d); see `fit_features` for rows that do not fit in memory."""
         rows = _rows(x, sae.width)
-        parts = [sae.features(rows[i : i + chunk_rows]) for i in range(0, len(rows), chunk_rows)]
+        _check_chunk_rows(chunk_rows)
+        parts = [sae.features(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows)]
         return fit_features(sae, lambda: iter(parts), Step.parse(step))
 
     def with_sae(self, sae: SAE) -> Codec:
@@ -94,8 +95,7 @@ class Codec:
 
     def encode(self, x: NDArray[np.floating[Any]], *, chunk_rows: int = DEFAULT_CHUNK_ROWS) -> bytes:
         """Rows x (..., d) as a sequence of chunk frames, each of which decodes on its own."""
-        if not 1 <= chunk_rows <= MAX_CHUNK_ROWS:
-            raise InputError(f"a chunk holds 1 to {MAX_CHUNK_ROWS} rows, got {chunk_rows}")
+        _check_chunk_rows(chunk_rows)
         sae = self._sae()
         rows = _rows(x, sae.width)
         sae.check_rows(rows)
@@ -195,8 +195,14 @@ def fit_features(
     return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts)
 
 
+def _check_chunk_rows(chunk_rows: int) -> None:
+    if not 1 <= chunk_rows <= MAX_CHUNK_ROWS:
+        raise InputError(f"a chunk holds 1 to {MAX_CHUNK_ROWS} rows, got {chunk_rows}")
+
+
 def _rows(x: NDArray[np.floating[Any]], width: int) -> NDArray[np.float32]:
     array = np.asarray(x)
     if array.ndim < 1 or array.shape[-1] != width:
         raise InputError(f"the SAE codes rows of {width} values, got an array of shape {array.shape}")
-    return np.ascontiguousarray(array.reshape(-1, width), np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the SAE refuses by row
+        return np.ascontiguousarray(array.reshape(-1, width), np.float32)

@@ -114,5 +114,7 @@ class Codes:
         latents = np.concatenate([np.zeros(0, np.int32), *(part.latents for part in chunks)])
         levels = np.concatenate([np.zeros(0, np.int32), *(part.levels for part in chunks)])
         names = chunks[0].columns if chunks else {}
+        if any(part.columns.keys() != names.keys() for part in chunks):
+            raise InputError("codes with different columns cannot be concatenated")
         columns = {name: np.concatenate([part.columns[name] for part in chunks]) for name in names}
         return cls(indptr, latents, levels, n_latents, columns)

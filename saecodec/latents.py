@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from saecodec.codes import MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
+from saecodec.priors.factorized import MAX_LATENTS
 from saecodec.priors.registry import Prior, read_prior
 from saecodec.wire import ByteReader, blob, varint
 
 MAX_CHUNK_ROWS: Final = 1 << 20
 _MAX_COLUMNS: Final = 64
+_MAX_COLUMN_VALUES: Final = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class LatentCodec:
     >>> import numpy as np
     >>> codes = Codes.from_dense(np.eye(100, 8, dtype=np.int64) * 3)
     >>> codec = LatentCodec.fit([codes])
-    >>> codec.unpack(codec.pack(codes)).to_dense()[3, 3]
-    np.int32(3)
+    >>> int(codec.unpack(codec.pack(codes)).to_dense()[3, 3])
+    3
     """
 
     prior: Prior
@@ -49,8 +51,11 @@ class LatentCodec:
         """The factorized prior fitted on chunks of codes; signs are coded when a level is negative."""
         from saecodec.priors.fit_factorized import LatentStatistics, fit_factorized
 
-        if not chunks:
-            raise InputError("fitting needs at least one chunk of codes")
+        sizes = {codes.n_latents for codes in chunks}
+        if len(sizes) != 1 or not 1 <= min(sizes) <= MAX_LATENTS:
+            raise InputError(
+                f"fitting needs chunks of one number of latents in [1, {MAX_LATENTS}], found {sorted(sizes)}"
+            )
         statistics = LatentStatistics(chunks[0].n_latents)
         for codes in chunks:
             statistics.add(codes.check())
@@ -63,6 +68,11 @@ class LatentCodec:
         if codes.n_rows > MAX_CHUNK_ROWS:
             raise InputError(f"a chunk holds at most {MAX_CHUNK_ROWS} rows, got {codes.n_rows}")
         codes.check()
+        if len(codes.columns) > _MAX_COLUMNS or len(codes.columns) * codes.n_rows > _MAX_COLUMN_VALUES:
+            raise InputError(
+                f"a chunk holds at most {_MAX_COLUMNS} columns and {_MAX_COLUMN_VALUES} values in them, got "
+                f"{len(codes.columns)} columns of {codes.n_rows} rows: use fewer rows a chunk"
+            )
         head = varint(codes.n_rows) + varint(len(codes.columns))
         columns = [blob(name.encode()) + _pack_column(values) for name, values in sorted(codes.columns.items())]
         return head + b"".join(columns) + self.prior.encode(codes)
@@ -105,6 +115,10 @@ def _pack_column(values: NDArray[np.int64]) -> bytes:
 
 def _read_columns(reader: ByteReader) -> tuple[int, dict[str, NDArray[np.int64]]]:
     n_rows, n_columns = reader.varint(MAX_CHUNK_ROWS), reader.varint(_MAX_COLUMNS)
+    if n_columns * n_rows > _MAX_COLUMN_VALUES:
+        raise FormatError(
+            f"{reader.what}: {n_columns} columns of {n_rows} rows are more than {_MAX_COLUMN_VALUES} values"
+        )
     columns: dict[str, NDArray[np.int64]] = {}
     for _ in range(n_columns):
         try:

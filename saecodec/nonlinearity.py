@@ -44,14 +44,18 @@ class Nonlinearity(ABC):
     @staticmethod
     def from_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Nonlinearity:
         """The nonlinearity that `config()` and `tensors()` describe; UnsupportedError names an unknown kind."""
-        kind = config.get("kind")
+        if not isinstance(config, Mapping):
+            raise CheckpointError(f"a nonlinearity is a map with its kind, found {config!r}")
+        kind, k = config.get("kind"), config.get("k", 1)
+        if type(k) is not int or k < 1:
+            raise CheckpointError(f"nonlinearity {kind!r}: k is {k!r}, expected a positive integer")
         try:
             if kind == ReLU.kind:
                 return ReLU()
             if kind == JumpReLU.kind:
                 return JumpReLU(tensors["threshold"])
             if kind == TopK.kind:
-                return TopK(int(config["k"]))
+                return TopK(config["k"])
             if kind == Gated.kind:
                 return Gated(tensors["r_mag"], tensors["b_mag"], tensors["b_gate"])
         except KeyError as error:

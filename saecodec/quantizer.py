@@ -77,13 +77,13 @@ class Quantizer:
             scale = (self.step / norms).astype(np.float32)
         magnitude = np.abs(codes.levels)
         cell = self.latent_class[codes.latents] * (CENTROID_LEVELS + 2) + np.minimum(magnitude, CENTROID_LEVELS + 1)
-        with np.errstate(over="ignore"):
-            values = (magnitude + self._offsets[cell]) * scale[codes.latents]
-        if len(values) and codes.levels.min() < 0:
-            values = np.copysign(values, codes.levels)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.asarray((magnitude + self._offsets[cell]) * scale[codes.latents], np.float32)
         if not np.isfinite(values).all():
             raise FormatError("a level stands for no float32: its latent's direction is zero, or the step is too large")
-        return Features(codes.indptr, codes.latents, values.astype(np.float32))
+        if len(values) and codes.levels.min() < 0:
+            values = np.copysign(values, codes.levels.astype(np.float32))
+        return Features(codes.indptr, codes.latents, values)
 
     def to_bytes(self) -> bytes:
         """Step and centroids; the class of each latent is the prior's level class."""
@@ -120,13 +120,15 @@ def _levels(
     features: Features, norms: NDArray[np.float64], step: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """|level| of each activation and the length it stands for in steps, float64 (K,) each."""
-    steps = np.abs(features.values) * norms[features.latents] / step
+    length = np.abs(features.values) * norms[features.latents]
+    with np.errstate(over="ignore"):
+        steps = length / step
     magnitude = np.floor(steps + 0.5)
     if len(magnitude) and not magnitude.max() <= MAX_LEVEL:
-        largest = float(steps.max()) * step
+        largest = float(length.max())
         raise InputError(
             f"step {step:g} is too small: an activation of length {largest:g} would need a level above 2^20; "
-            f"use a step of at least {largest / MAX_LEVEL:.3g}"
+            f"use a step of at least {1.01 * largest / MAX_LEVEL:.3g}"
         )
     return magnitude, steps
 
@@ -144,8 +146,8 @@ class CentroidStatistics:
         magnitude, steps = _levels(features, norms, step)
         level = np.where(magnitude <= CENTROID_LEVELS, magnitude, 0).astype(np.int64)  # level 0 is not looked at
         cell = features.latents * np.int64(CENTROID_LEVELS + 1) + level
-        self._error += np.bincount(cell, weights=steps - magnitude, minlength=self._error.size)
-        self._count += np.bincount(cell, minlength=self._error.size)
+        np.add.at(self._error, cell, steps - magnitude)
+        np.add.at(self._count, cell, 1.0)
 
     def centroids(self, latent_class: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
         """Centroids of the level classes in 1/256 step, int64 (C, 16)."""

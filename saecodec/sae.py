@@ -65,6 +65,8 @@ class SAE:
 
     def __post_init__(self) -> None:
         """Shapes, dtypes and finiteness; CheckpointError names the tensor."""
+        if self.w_dec.ndim != 2:
+            raise CheckpointError(f"{self.name}: w_dec has shape {tuple(self.w_dec.shape)}, expected (F, d)")
         n_latents, width = self.w_dec.shape
         expected = {"w_dec": (n_latents, width), "b_dec": (width,)}
         tensors = {"w_dec": self.w_dec, "b_dec": self.b_dec}
@@ -140,7 +142,8 @@ class SAE:
         batch = min(self.batch_rows, max(len(x), 1))
         scratch = torch.empty(batch, self.n_latents, device=self.device)  # fresh ones would fragment the heap
         for start in range(0, len(x), batch):
-            rows = torch.from_numpy(x[start : start + batch]).to(self.device)
+            part = x[start : start + batch]
+            rows = torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
             flat, values = self._active(rows, scratch[: len(rows)])
             row, latent = np.divmod(flat, self.n_latents)
             counts.append(np.bincount(row, minlength=len(rows)))
@@ -164,19 +167,24 @@ class SAE:
         return z.reshape(*x.shape[:-1], self.n_latents)
 
     def check_rows(self, x: NDArray[np.float32], first_row: int = 0) -> None:
-        """InputError unless `x` is (T, d) and finite; rows are counted from `first_row` in the message."""
+        """InputError unless `x` is (T, d), finite and not huge; rows are counted from `first_row` in the message."""
         if x.ndim != 2 or x.shape[1] != self.width:
             raise InputError(
                 f"the SAE {self.name!r} codes rows of {self.width} values, got an array of shape {x.shape}"
             )
-        # A row's sum of squares tells in one pass, but may overflow: only then look at the values.
-        if not np.isfinite(np.einsum("td,td->t", x, x)).all():
-            bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-            if bad.size:
-                raise InputError(
-                    f"row {first_row + bad[0]} holds NaN or infinity ({bad.size} such rows among {len(x)}): "
-                    "drop or repair these rows, they have no squared error"
-                )
+        with np.errstate(over="ignore", invalid="ignore"):
+            bad = np.flatnonzero(~np.isfinite(np.einsum("td,td->t", x, x)))
+        if not bad.size:
+            return
+        infinite = np.flatnonzero(~np.isfinite(x[bad]).all(axis=1))
+        if infinite.size:
+            raise InputError(
+                f"row {first_row + bad[infinite[0]]} holds NaN or infinity ({infinite.size} such rows among {len(x)}): "
+                "drop or repair these rows, they have no squared error"
+            )
+        raise InputError(
+            f"row {first_row + bad[0]} has a norm above 1.8e19, whose square float32 cannot hold: scale the rows down"
+        )
 
     def _encoder(self) -> Encoder:
         if self.encoder is None:
@@ -259,7 +267,11 @@ class SAE:
             if "nonlinearity" not in config or "b_enc" not in held:
                 raise CheckpointError(f"{name}: an encoder needs b_enc and a nonlinearity")
             nonlinearity = Nonlinearity.from_config(config["nonlinearity"], held)
-            dtype = _HALF.get(str(config.get("dtype")), torch.float32)
-            w_enc, b_enc = held["w_enc"].to(dtype), held["b_enc"].to(dtype)
-            encoder = Encoder(w_enc, b_enc, nonlinearity, bool(config.get("apply_b_dec_to_input")))
+            dtypes = {"float32": torch.float32, **_HALF}
+            dtype, subtract = dtypes.get(str(config.get("dtype"))), config.get("apply_b_dec_to_input")
+            if dtype is None or not isinstance(subtract, bool):
+                raise CheckpointError(
+                    f"{name}: an encoder needs a dtype ({', '.join(dtypes)}) and apply_b_dec_to_input"
+                )
+            encoder = Encoder(held["w_enc"].to(dtype), held["b_enc"].to(dtype), nonlinearity, subtract)
         return cls(held["w_dec"], held["b_dec"], encoder, str(config.get("architecture", "unknown")), name)

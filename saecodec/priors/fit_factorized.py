@@ -60,14 +60,10 @@ class LatentStatistics:
         self.n_chunks += 1
         cells = self._layout.cells(codes)
         gaps, _ = gaps_of(cells, codes.n_rows, self._layout.class_start)
-        self.gaps += self._histogram(cells.column, _COARSE_GAP[buckets.bucket_of(gaps)])
+        np.add.at(self.gaps.reshape(-1), cells.column * _COARSE + _COARSE_GAP[buckets.bucket_of(gaps)], 1.0)
         level = np.abs(cells.level).astype(np.int64) - 1
-        self.levels += self._histogram(cells.column, _COARSE_LEVEL[buckets.bucket_of(level)])
+        np.add.at(self.levels.reshape(-1), cells.column * _COARSE + _COARSE_LEVEL[buckets.bucket_of(level)], 1.0)
         self.signed = self.signed or bool(codes.nnz and codes.levels.min() < 0)
-
-    def _histogram(self, latents: NDArray[np.int64], symbols: NDArray[np.int64]) -> NDArray[np.int64]:
-        flat = np.bincount(latents * _COARSE + symbols, minlength=self.n_latents * _COARSE)
-        return flat.reshape(self.n_latents, _COARSE)
 
 
 def fit_factorized(

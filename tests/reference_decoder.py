@@ -1,0 +1,622 @@
+"""A slow decoder of `.saec` and `.saecodec` files, written from docs/format.md alone.
+
+It shares no code with saecodec and does not use constriction: integers are Python integers, and numpy only holds the
+arrays that come out. Section names in comments are those of the document. Anything a valid file cannot hold raises
+`Refused`, also where the document leaves the check to the reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+import zstandard
+
+SAEC_MAGIC = b"\x89SAEC\r\n\x1a"
+CODEC_MAGIC = b"\x89SAEM\r\n\x1a"
+FEATURES = {"prior:factorized"}
+WEIGHT_FACTS = {"name": str, "source": str, "config": dict}
+SAE_FACTS = {"name": str, "source": str, "architecture": str, "n_latents": int}
+
+
+class Refused(Exception):
+    """The bytes break a rule of the format."""
+
+
+def need(condition: bool, rule: str) -> None:
+    if not condition:
+        raise Refused(rule)
+
+
+# -- Conventions -------------------------------------------------------------------------------------------------------
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = bytes(data), 0
+
+    def left(self) -> int:
+        return len(self.data) - self.at
+
+    def take(self, n: int) -> bytes:
+        need(n <= self.left(), "truncated")
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def varint(self, limit: int = (1 << 63) - 1) -> int:
+        value = 0
+        for i in range(9):
+            (byte,) = self.take(1)
+            value += (byte % 128) << (7 * i)
+            if byte < 128:
+                need(byte > 0 or i == 0, "a varint has its shortest form")
+                need(value <= limit, f"a varint of at most {limit}")
+                return value
+        raise Refused("a varint has at most 9 bytes")
+
+    def blob(self) -> bytes:
+        return self.take(self.varint())
+
+    def end(self) -> None:
+        need(self.left() == 0, "nothing follows")
+
+
+def unzigzag(n: int) -> int:
+    return n // 2 if n % 2 == 0 else -(n + 1) // 2
+
+
+def text_of(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused("text is UTF-8") from error
+
+
+def _map_of(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    need(len({key for key, _ in pairs}) == len(pairs), "no key appears twice")
+    return dict(pairs)
+
+
+def record_of(data: bytes) -> dict[str, Any]:
+    need(len(data) <= 1 << 24, "a record has at most 2^24 bytes")
+    try:
+        record = msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_map_of)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise Refused("a record is MessagePack") from error
+    need(isinstance(record, dict) and all(isinstance(key, str) for key in record), "a record is a map with text keys")
+    return record
+
+
+def field(record: dict[str, Any], key: str, kind: type) -> Any:
+    need(type(record.get(key)) is kind, f"{key} is there, and of type {kind.__name__}")
+    return record[key]
+
+
+def check_version(record: dict[str, Any]) -> None:
+    """The fields that `HEAD` and `CHED` share (Version and requires)."""
+    version, requires = field(record, "version", list), field(record, "requires", list)
+    need(len(version) == 2 and all(type(n) is int and n >= 0 for n in version), "a version is two integers")
+    need(version[0] == 1, "major version 1")
+    need(all(type(name) is str and name in FEATURES for name in requires), "all features are known")
+
+
+def identity_of(record: dict[str, Any], key: str) -> str:
+    need(len(field(record, key, bytes)) == 32, "an identity has 32 bytes")
+    return str(record[key].hex())
+
+
+# -- Frames ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Frame:
+    kind: str
+    critical: bool
+    payload: bytes
+    offset: int  # in the file
+    size: int  # head included
+
+
+def frames_of(data: bytes, start: int) -> list[Frame]:
+    out = []
+    while start < len(data):
+        need(len(data) - start >= 20, "a frame head has 20 bytes")
+        kind, flags, length, crc = struct.unpack_from("<4sIQI", data, start)
+        need(kind.isascii() and kind.isalpha() and flags in (0, 1), "a frame has a type of 4 letters and flags 0 or 1")
+        need(length <= len(data) - start - 20, "a frame ends inside the file")
+        payload = data[start + 20 : start + 20 + length]
+        need(zlib.crc32(data[start : start + 16] + payload) == crc, "a frame has its CRC-32")
+        out.append(Frame(kind.decode(), flags == 1, payload, start, 20 + length))
+        start += 20 + length
+    return out
+
+
+# -- Bucket code -------------------------------------------------------------------------------------------------------
+
+
+def base_and_bits(bucket: int) -> tuple[int, int]:
+    if bucket < 16:
+        return bucket, 0
+    octave, eighth = divmod(bucket - 16, 8)
+    return (8 + eighth) << (octave + 1), octave + 1
+
+
+# -- Range coder -------------------------------------------------------------------------------------------------------
+
+
+class Stream:
+    def __init__(self, data: bytes) -> None:
+        need(len(data) % 4 == 0, "a stream is whole words")
+        self.words = list(struct.unpack(f"<{len(data) // 4}I", data))
+        self.read = 0
+        self.coded = False
+        self.low, self.range = 0, (1 << 64) - 1
+        self.point = (self.word() << 32) + self.word()
+
+    def word(self) -> int:
+        self.read += 1
+        return self.words[self.read - 1] if self.read <= len(self.words) else 0
+
+    def symbol(self, weights: list[int]) -> int:
+        self.coded = True
+        scale = self.range >> 24
+        quantile = (self.point - self.low) % (1 << 64) // scale
+        need(quantile < 1 << 24, "a stream stays inside its range")
+        symbol = cumulative = 0
+        while quantile >= cumulative + weights[symbol]:
+            cumulative += weights[symbol]
+            symbol += 1
+        self.low = (self.low + scale * cumulative) % (1 << 64)
+        self.range = scale * weights[symbol]
+        if self.range < 1 << 32:
+            self.low = (self.low << 32) % (1 << 64)
+            self.range <<= 32
+            self.point = ((self.point << 32) + self.word()) % (1 << 64)
+        return symbol
+
+    def uniform(self, bits: list[int]) -> list[int]:
+        """Integers of bits[i] bits: all low 16 bits, then the next 16 of those that have them, and so on."""
+        values = [0] * len(bits)
+        for done in range(0, max(bits, default=0), 16):
+            for i, n in enumerate(bits):
+                if n > done:
+                    width = min(n - done, 16)
+                    values[i] += self.symbol([1 << (24 - width)] * (1 << width)) << done
+        return values
+
+    def end(self) -> None:
+        need(self.coded == bool(self.words), "a stream has words when it has symbols, and only then")
+        if self.coded:
+            need(len(self.words) in (self.read - 1, self.read), "a stream ends with its last symbol")
+
+
+def values_of(stream: Stream, buckets: list[int]) -> list[int]:
+    """Bucket bases plus the offsets that follow in the stream."""
+    wide = [i for i, bucket in enumerate(buckets) if base_and_bits(bucket)[1]]
+    values = [base_and_bits(bucket)[0] for bucket in buckets]
+    for i, offset in zip(wide, stream.uniform([base_and_bits(buckets[i])[1] for i in wide]), strict=True):
+        values[i] += offset
+    return values
+
+
+# -- Frequency tables --------------------------------------------------------------------------------------------------
+
+
+def weights_of(frequencies: list[int]) -> list[int]:
+    total = sum(frequencies)
+    weights = [1 + f * ((1 << 24) - len(frequencies)) // total for f in frequencies]
+    weights[frequencies.index(max(frequencies))] += (1 << 24) - sum(weights)
+    return weights
+
+
+def frequency_of(code: int, resolution: int) -> int:
+    if code == 0:
+        return 0
+    octave, step = divmod(code - 1, 1 << resolution)
+    return ((1 << resolution) + step) << octave
+
+
+def table_of(codes: list[int], resolution: int) -> list[int]:
+    frequencies = [frequency_of(code, resolution) for code in codes]
+    frequencies += [0] * (304 - len(frequencies))
+    return weights_of(frequencies if any(frequencies) else [1] * 304)
+
+
+# -- Integer arrays ----------------------------------------------------------------------------------------------------
+
+NIBBLES = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192]
+
+
+def integers(source: Bytes, size: int, below: int = 1 << 40) -> list[int]:
+    need(source.varint() == size, f"an array of {size} integers")
+    if size == 0:
+        return []
+    first = source.varint(303)
+    n_buckets = source.varint(304 - first)
+    need(n_buckets >= 1, "an array has a bucket")
+    nibbles = []
+    if n_buckets > 1:
+        nibbles = [nibble for byte in source.take((n_buckets + 1) // 2) for nibble in (byte & 15, byte >> 4)]
+        need(nibbles[0] > 0 and nibbles[n_buckets - 1] > 0, "a table begins and ends at a bucket in use")
+        need(not any(nibbles[n_buckets:]), "an unused nibble is 0")
+    stream = Stream(source.blob())
+    buckets = [first] * size
+    if n_buckets > 1:
+        weights = weights_of([NIBBLES[nibble] for nibble in nibbles[:n_buckets]])
+        buckets = [first + stream.symbol(weights) for _ in range(size)]
+    values = values_of(stream, buckets)
+    stream.end()
+    need(max(values) < below, f"integers below {below}")
+    return values
+
+
+# -- Table sets, Factorized prior, Tables ------------------------------------------------------------------------------
+
+
+@dataclass
+class TableSet:
+    classes: list[int]  # of each latent
+    weights: list[list[int]]  # of each class
+
+
+def table_set(source: Bytes, n_latents: int) -> TableSet:
+    n_classes, n_symbols, resolution = source.varint(1 << 10), source.varint(304), source.varint(3)
+    need(n_classes >= 1 and n_symbols >= 2, "a table set has a class and two symbols")
+    classes = integers(source, n_latents, below=n_classes)
+    steps = [unzigzag(n) for n in integers(source, n_classes * n_symbols, below=321)]
+    tables = []
+    for c in range(n_classes):
+        codes, code = [], 0
+        for step in steps[c * n_symbols : (c + 1) * n_symbols]:
+            code += step
+            need(0 <= code <= 20 << resolution, "a frequency code is in range")
+            codes.append(code)
+        tables.append(table_of(codes, resolution))
+    return TableSet(classes, tables)
+
+
+@dataclass
+class Tables:
+    n_latents: int
+    signed: bool
+    groups: list[int]
+    support: TableSet
+    levels: TableSet
+    step: float
+    centroids: list[list[int]]
+
+
+def tables_of(payload: bytes) -> Tables:
+    source = Bytes(payload)
+    need(source.blob() == b"factorized", "the prior is known")
+    n_latents, signed = source.varint(1 << 24), source.varint(1) == 1
+    need(n_latents >= 1, "there are latents")
+    groups = [source.varint(1 << 10) for _ in range(source.varint(1 << 10))]
+    support, levels = table_set(source, n_latents), table_set(source, n_latents)
+    need(all(groups) and sum(groups) == len(support.weights), "groups divide the support classes")
+    need(max(support.classes) == len(support.weights) - 1, "the last support class has a latent")
+    (step,) = struct.unpack("<d", source.take(8))
+    need(0 < step < math.inf, "the step is positive and finite")
+    flat = [unzigzag(n) for n in integers(source, 16 * len(levels.weights), below=256)]
+    source.end()
+    centroids = [flat[16 * c : 16 * c + 16] for c in range(len(levels.weights))]
+    return Tables(n_latents, signed, groups, support, levels, step, centroids)
+
+
+# -- Chunks ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Chunk:
+    rows: list[dict[int, int]]  # latent -> level, ascending
+    columns: dict[str, list[int]]
+
+
+def chunk_of(payload: bytes, tables: Tables) -> Chunk:
+    source = Bytes(payload)
+    n_rows, n_columns = source.varint(1 << 20), source.varint(64)
+    columns: dict[str, list[int]] = {}
+    for _ in range(n_columns):
+        name = text_of(source.blob())
+        mode = source.varint(1)
+        values = [unzigzag(n) for n in integers(source, n_rows)]
+        if mode:
+            for t in range(1, n_rows):
+                values[t] += values[t - 1]
+        need(name > max(columns, default=""), "columns have names and are sorted by them")
+        need(all(abs(value) < 1 << 38 for value in values), "a column's magnitudes are below 2^38")
+        columns[name] = values
+
+    need(n_rows * tables.n_latents <= 1 << 40, "a chunk has at most 2^40 cells")
+    support, level = tables.support.classes, tables.levels.classes
+    order = sorted(range(tables.n_latents), key=lambda f: (support[f], level[f], f))  # column -> latent
+    n_classes = len(tables.support.weights)
+    counts = [source.varint(1 << 24) for _ in range(n_classes)]
+    lengths = [source.varint() for _ in range(2 * len(tables.groups))]
+    streams = [Stream(source.take(4 * n)) for n in lengths[::2] + lengths[1::2]]
+    source.end()
+    need(sum(counts) <= 1 << 24, "a chunk has at most 2^24 nonzeros")
+    sizes = [support.count(c) for c in range(n_classes)]
+    need(all(count <= size * n_rows for count, size in zip(counts, sizes, strict=True)), "a class has room for its own")
+
+    rows: list[dict[int, int]] = [{} for _ in range(n_rows)]
+    first_class = first_column = 0
+    for g, size in enumerate(tables.groups):
+        stream = streams[g]
+        in_group = range(first_class, first_class + size)
+        first_class += size
+        least = sum(counts[c] * (24 - math.log2(max(tables.support.weights[c]))) for c in in_group)
+        need(0.99 * least <= 32 * len(stream.words) + 64, "a group's support fits its stream")
+        buckets = [stream.symbol(tables.support.weights[c]) for c in in_group for _ in range(counts[c])]
+        gaps = iter(values_of(stream, buckets))
+        stream.end()
+        cells = []  # latent and row of each nonzero
+        for c in in_group:
+            position, end = first_column * n_rows - 1, (first_column + sizes[c]) * n_rows
+            for _ in range(counts[c]):
+                position += 1 + next(gaps)
+                need(position < end, "a class's nonzeros are inside it")
+                cells.append((order[position // n_rows], position % n_rows))
+            first_column += sizes[c]
+
+        stream = streams[len(tables.groups) + g]
+        magnitudes = values_of(stream, [stream.symbol(tables.levels.weights[level[f]]) for f, _ in cells])
+        signs = stream.uniform([1] * len(cells)) if tables.signed else [0] * len(cells)
+        stream.end()
+        for (f, t), magnitude, sign in zip(cells, magnitudes, signs, strict=True):
+            need(magnitude < 1 << 20, "a level is at most 2^20")
+            rows[t][f] = -(magnitude + 1) if sign else magnitude + 1
+    return Chunk([dict(sorted(row.items())) for row in rows], columns)
+
+
+# -- Reconstruction ----------------------------------------------------------------------------------------------------
+
+
+def reconstruct(rows: list[dict[int, int]], tables: Tables, w_dec: Any, b_dec: Any) -> np.ndarray:
+    """x_hat, float64 (T, d), of rows of levels. w_dec: (F, d), b_dec: (d,)."""
+    w_dec, b_dec = np.asarray(w_dec, np.float64).tolist(), np.asarray(b_dec, np.float64).tolist()
+    need(len(w_dec) == tables.n_latents, "the decoder has the latents of the tables")
+    out = np.zeros((len(rows), len(b_dec)))
+    for t, row in enumerate(rows):
+        x = list(b_dec)
+        for f, level in row.items():
+            norm = math.sqrt(sum(w * w for w in w_dec[f]))
+            need(norm > 0, "a coded latent has a direction")
+            magnitude = abs(level)
+            centroid = tables.centroids[tables.levels.classes[f]][magnitude - 1] if magnitude <= 16 else 0
+            z = math.copysign((magnitude + centroid / 256) * tables.step / norm, level)
+            need(abs(z) <= float(np.finfo(np.float32).max), "an activation is a finite float32")
+            for j, w in enumerate(w_dec[f]):
+                x[j] += z * w
+        out[t] = x
+    return out
+
+
+# -- Weights -----------------------------------------------------------------------------------------------------------
+
+
+def weights_frame(
+    payload: bytes, n_latents: int, width: int | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Record and tensors. n_latents, width: F of the tables, and d of the header where there is one."""
+    source = Bytes(payload)
+    record = record_of(source.blob())
+    shapes = field(record, "shapes", dict)
+    need(all(type(name) is str for name in shapes) and 1 <= len(shapes) <= 16, "there are 1 to 16 tensors")
+    for shape in shapes.values():
+        need(type(shape) is list and len(shape) in (1, 2), "a tensor has 1 or 2 dimensions")
+        need(all(type(n) is int and n > 0 for n in shape), "dimensions are positive integers")
+    need({"w_dec", "b_dec"} <= shapes.keys() and len(shapes["w_dec"]) == 2, "there are w_dec and b_dec")
+    d = shapes["w_dec"][1]
+    need(shapes["w_dec"][0] == n_latents and d == (width or d), "w_dec has F of the tables and d of the header")
+    need(shapes["b_dec"] == [d], "b_dec is of the width of w_dec")
+    need(all(type(record.get(key)) is kind for key, kind in WEIGHT_FACTS.items()), "name, source and config")
+    n_values = sum(math.prod(shape) for shape in shapes.values())
+    need(4 * n_values <= 1 << 36, "weights have at most 2^36 bytes")
+    compressed = source.take(source.left())
+    try:
+        need(zstandard.frame_content_size(compressed) == 4 * n_values, "zstd announces the size that the shapes give")
+        planes = zstandard.ZstdDecompressor().decompress(compressed, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise Refused("the weights are one zstd frame") from error
+    need(len(planes) == 4 * n_values, "the weights have the size that the shapes give")
+    interleaved = bytearray(4 * n_values)
+    for k in range(4):
+        interleaved[k::4] = planes[k * n_values : (k + 1) * n_values]
+    values = struct.unpack(f"<{n_values}f", interleaved)
+    need(all(map(math.isfinite, values)), "weights are finite")
+    tensors, start = {}, 0
+    for name in sorted(shapes):
+        n = math.prod(shapes[name])
+        tensors[name] = np.array(values[start : start + n], np.float32).reshape(shapes[name])
+        start += n
+    return record, tensors
+
+
+# -- Identity ----------------------------------------------------------------------------------------------------------
+
+
+def _content_hash(facts: dict[str, Any], arrays: dict[str, tuple[str, list[int], list[Any]]]) -> str:
+    shapes = {name: shape for name, (_, shape, _) in arrays.items()}
+    text = json.dumps(facts | {"shapes": shapes}, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode("ascii"))
+    for name in sorted(arrays):
+        kind, _, values = arrays[name]
+        digest.update(struct.pack(f"<{len(values)}{kind}", *values))
+    return digest.hexdigest()
+
+
+def decoder_id(w_dec: np.ndarray, b_dec: np.ndarray) -> str:
+    arrays = {
+        name: ("f", list(array.shape), [value + 0.0 for value in array.ravel().tolist()])
+        for name, array in (("w_dec", w_dec), ("b_dec", b_dec))
+    }
+    return _content_hash({"kind": "decoder"}, arrays)
+
+
+def codec_id(tables: Tables, decoder: str) -> str:
+    def flat(rows: list[list[int]]) -> tuple[str, list[int], list[int]]:
+        return "q", [len(rows), len(rows[0])], [value for row in rows for value in row]
+
+    arrays = {
+        "centroids": flat(tables.centroids),
+        "group_sizes": ("q", [len(tables.groups)], tables.groups),
+        "level_classes": ("q", [tables.n_latents], tables.levels.classes),
+        "level_weights": flat(tables.levels.weights),
+        "signed": ("q", [1], [int(tables.signed)]),
+        "support_classes": ("q", [tables.n_latents], tables.support.classes),
+        "support_weights": flat(tables.support.weights),
+    }
+    facts = {
+        "decoder_id": decoder,
+        "kind": "codec",
+        "prior": "factorized",
+        "step": struct.pack("<d", tables.step).hex(),
+    }
+    return _content_hash(facts, arrays)
+
+
+# -- The codec file ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class CodecFile:
+    head: dict[str, Any]
+    tables: Tables
+    tensors: dict[str, np.ndarray]  # of the SAE; empty when it is not embedded
+
+
+def read_codec(data: bytes) -> CodecFile:
+    need(data[:8] == CODEC_MAGIC, "a codec file begins with its magic")
+    every = frames_of(data, 8)
+    parts = _known(every, {"CHED", "TABL", "SAEW"})
+    need(bool(parts) and every[0].kind == "CHED", "the first frame is CHED")
+    head = record_of(parts[0].payload)
+    check_version(head)
+    decoder, embed = identity_of(head, "decoder_id"), field(head, "embed", str)
+    field(head, "info", dict)
+    need(embed in ("none", "sae"), "embed is known")
+    kinds = ["CHED", "TABL"] if embed == "none" else ["CHED", "TABL", "SAEW"]
+    need([part.kind for part in parts] == kinds, f"frames {kinds}")
+    need(embed == "none" or every[-1].kind == "SAEW", "SAEW is the last frame")
+    tables = tables_of(parts[1].payload)
+    tensors = weights_frame(parts[2].payload, tables.n_latents)[1] if embed == "sae" else {}
+    if tensors:
+        need(decoder_id(tensors["w_dec"], tensors["b_dec"]) == decoder, "the SAE is the codec's")
+    return CodecFile(head, tables, tensors)
+
+
+def _known(frames: list[Frame], kinds: set[str]) -> list[Frame]:
+    for frame in frames:
+        need(frame.kind in kinds or not frame.critical, f"critical frame {frame.kind} is known")
+    return [frame for frame in frames if frame.kind in kinds]
+
+
+# -- The .saec file ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SaecFile:
+    header: dict[str, Any]
+    shape: list[int]  # leading dimensions of the index and width of the header
+    tables: Tables
+    chunks: list[Chunk]
+    x_hat: np.ndarray | None  # float64 of that shape; None when no decoder is at hand
+
+    @property
+    def rows(self) -> list[dict[int, int]]:
+        return [row for chunk in self.chunks for row in chunk.rows]
+
+
+def read_header(payload: bytes) -> dict[str, Any]:
+    header = record_of(payload)
+    check_version(header)
+    need(1 <= field(header, "width", int) <= 1 << 24, "a row has 1 to 2^24 values")
+    need(field(header, "dtype", str) in ("float16", "bfloat16", "float32", "float64"), "the dtype is known")
+    need(1 <= field(header, "chunk_rows", int) <= 1 << 20, "a chunk has 1 to 2^20 rows")
+    need(field(header, "embed", str) in ("none", "tables", "decoder"), "embed is known")
+    identity_of(header, "decoder_id")
+    identity_of(header, "codec_id")
+    need(0 < field(header, "step", float) < math.inf, "the step is positive and finite")
+    sae = field(header, "sae", dict)
+    need(all(type(sae.get(key)) is kind for key, kind in SAE_FACTS.items()), "sae has its facts")
+    field(header, "prior", str)
+    field(header, "made_by", str)
+    user = header.get("user", {})
+    need(type(user) is dict and all(type(text) is str for pair in user.items() for text in pair), "user is text")
+    return header
+
+
+@dataclass
+class Index:
+    leading: list[int]
+    rows: list[int]  # of each chunk
+    frames: list[tuple[int, int]]  # offset and length of each
+
+
+def read_index(payload: bytes, file_size: int) -> Index:
+    source = Bytes(payload)
+    leading = [source.varint(1 << 48) for _ in range(source.varint(31))]
+    n = source.varint(file_size // 20)
+    rows, lengths, distances = integers(source, n, below=(1 << 20) + 1), integers(source, n), integers(source, n)
+    source.end()
+    need(math.prod(leading) == sum(rows), "the leading dimensions give the rows")
+    frames, at = [], 0
+    for length, distance in zip(lengths, distances, strict=True):
+        frames.append((at + distance, length))
+        at += distance + length
+        need(length >= 20 and at <= file_size, "the index points into the file")
+    return Index(leading, rows, frames)
+
+
+def read_saec(data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None, b_dec: Any = None) -> SaecFile:
+    """Decode a file. codec, w_dec, b_dec: what it does not embed."""
+    need(data[:8] == SAEC_MAGIC, "a .saec file begins with its magic")
+    every = frames_of(data, 8)
+    need(len(every) >= 3 and every[0].kind == "HEAD", "the first frame is HEAD")
+    frames = _known(every, {"HEAD", "TABL", "SAEW", "CHNK", "INDX", "TAIL"})
+    header = read_header(frames[0].payload)
+    chunks = [frame for frame in frames if frame.kind == "CHNK"]
+    embedded = {"none": [], "tables": ["TABL"], "decoder": ["TABL", "SAEW"]}[header["embed"]]
+    kinds = ["HEAD", *embedded, *(["CHNK"] * len(chunks)), "INDX", "TAIL"]
+    need([frame.kind for frame in frames] == kinds, f"frames {kinds}")
+
+    # Index and trailer
+    need(every[-1].kind == "TAIL" and every[-1].payload == struct.pack("<Q", frames[-2].offset), "TAIL points to INDX")
+    index = read_index(frames[-2].payload, len(data))
+    need([(chunk.offset, chunk.size) for chunk in chunks] == index.frames, "the index lists the chunks")
+
+    tables = tables_of(frames[1].payload) if embedded else codec.tables if codec else None
+    if tables is None:
+        raise Refused("the file needs its codec")
+    need(codec_id(tables, header["decoder_id"].hex()) == header["codec_id"].hex(), "the codec is the file's")
+    tensors = _tensors(frames, header, tables, codec)
+    if w_dec is None and tensors:
+        w_dec, b_dec = tensors["w_dec"], tensors["b_dec"]
+
+    decoded = [chunk_of(chunk.payload, tables) for chunk in chunks]
+    need(len({tuple(chunk.columns) for chunk in decoded}) <= 1, "all chunks have the same columns")
+    need([len(chunk.rows) for chunk in decoded] == index.rows, "the chunks have the rows that the index says")
+    shape = [*index.leading, header["width"]]
+    out = SaecFile(header, shape, tables, decoded, None)
+    if w_dec is not None:
+        w_dec, b_dec = np.asarray(w_dec, np.float32), np.asarray(b_dec, np.float32)
+        need(decoder_id(w_dec, b_dec) == header["decoder_id"].hex(), "the decoder is the file's")
+        need(w_dec.shape[1] == header["width"], "the decoder has the file's width")
+        out.x_hat = reconstruct(out.rows, tables, w_dec, b_dec).reshape(shape)
+    return out
+
+
+def _tensors(
+    frames: list[Frame], header: dict[str, Any], tables: Tables, codec: CodecFile | None
+) -> dict[str, np.ndarray]:
+    if header["embed"] == "decoder":
+        return weights_frame(frames[2].payload, tables.n_latents, header["width"])[1]
+    return codec.tensors if codec else {}

@@ -1,0 +1,569 @@
+"""The reference decoder, written from docs/format.md alone, reads what saecodec writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import saecodec
+from saecodec.buckets import bucket_of
+from saecodec.codec import Codec
+from saecodec.codes import MAX_LEVEL, Codes
+from saecodec.errors import FormatError
+from saecodec.formats.array_source import MemoryArray
+from saecodec.formats.encoding import encode_array
+from saecodec.formats.header import Header
+from saecodec.formats.saec import Index
+from saecodec.formats.saec_writer import SaecWriter
+from saecodec.formats.weights import pack_weights, unpack_weights
+from saecodec.frames import frame, pack_record, unpack_record
+from saecodec.integers import pack_ints, unpack_ints, zigzag
+from saecodec.latents import LatentCodec
+from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
+from saecodec.priors.factorized import FactorizedPrior, TableSet
+from saecodec.quantizer import Quantizer
+from saecodec.rangecoder import StreamDecoder, StreamEncoder, model_of
+from saecodec.sae import SAE, Encoder
+from saecodec.tables import expand, max_code
+from saecodec.wire import ByteReader, blob, varint, varints
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "format.md"
+GOLDEN = HERE / "golden"
+WIDTH, LATENTS = 8, 48
+
+
+def _load():
+    spec = importlib.util.spec_from_file_location("reference_decoder", HERE / "reference_decoder.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = _load()
+
+NONLINEARITIES = {
+    "relu": ReLU(),
+    "jumprelu": JumpReLU(torch.full((LATENTS,), 0.7)),
+    "topk": TopK(5),
+    "gated": Gated(torch.zeros(LATENTS), torch.full((LATENTS,), 0.1), torch.full((LATENTS,), -0.2)),
+}
+
+
+def _sae(nonlinearity: Nonlinearity = NONLINEARITIES["topk"], seed: int = 0) -> SAE:
+    generator = torch.Generator().manual_seed(seed)
+    w_dec = torch.randn(LATENTS, WIDTH, generator=generator)
+    w_dec *= torch.linspace(0.2, 3, LATENTS)[:, None] / w_dec.norm(dim=1, keepdim=True)
+    w_enc = torch.randn(WIDTH, LATENTS, generator=generator)
+    encoder = Encoder(w_enc, torch.full((LATENTS,), -0.5), nonlinearity, True)
+    return SAE(w_dec, torch.randn(WIDTH, generator=generator), encoder, nonlinearity.kind, "synthetic")
+
+
+def _rows(n: int, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((n, WIDTH)) * rng.gamma(1.0, size=(n, 1))).astype(np.float32)
+
+
+def _levels(rows: list[dict[int, int]], n_latents: int) -> np.ndarray:
+    out = np.zeros((len(rows), n_latents), np.int64)
+    for t, row in enumerate(rows):
+        for latent, level in row.items():
+            out[t, latent] = level
+    return out
+
+
+def _assert_close(x_hat: np.ndarray, expected: np.ndarray) -> None:
+    assert x_hat.shape == expected.shape
+    error = np.linalg.norm(x_hat - expected, axis=-1)
+    assert (error <= 1e-5 * np.linalg.norm(expected, axis=-1)).all()
+
+
+def _saec_bytes(codec: Codec, parts: list[Codes], embed: str, width: int = WIDTH) -> bytes:
+    file = io.BytesIO()
+    shape = (sum(part.n_rows for part in parts), width)
+    writer = SaecWriter(file, codec, shape=shape, dtype="float32", chunk_rows=100, embed=embed)
+    for part in parts:
+        writer.add(part)
+    writer.finish()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", NONLINEARITIES)
+@pytest.mark.parametrize("step", ["0.05rms", "0.4rms", "3rms"])
+def test_files_decode_to_the_same_levels_and_rows(tmp_path, kind, step):
+    sae, path = _sae(NONLINEARITIES[kind]), tmp_path / "x.saec"
+    x = _rows(300).reshape(3, 100, WIDTH)
+    encode_array(MemoryArray(x), path, sae=sae, step=step, chunk_rows=128, embed="decoder")
+    found = reference.read_saec(path.read_bytes())
+    with saecodec.open(path) as file:
+        codes = Codes.concatenate(file.codes(), LATENTS)
+        np.testing.assert_array_equal(_levels(found.rows, LATENTS), codes.to_dense())
+        _assert_close(found.x_hat, file.rows().reshape(file.shape))
+        assert found.shape == list(x.shape)
+        assert found.header["codec_id"].hex() == file.codec.codec_id
+
+
+@pytest.mark.parametrize("embed_sae", [False, True])
+@pytest.mark.parametrize("embed", ["none", "tables"])
+def test_what_a_file_does_not_embed_comes_from_codec_and_decoder(tmp_path, embed, embed_sae):
+    sae, path = _sae(), tmp_path / "c.saecodec"
+    codec = Codec.fit(sae, _rows(400))
+    saecodec.save_codec(codec, path, embed_sae=embed_sae)
+    codec_file = reference.read_codec(path.read_bytes())
+    x = _rows(60, seed=2)
+    codes = codec.quantize(x)
+    data = _saec_bytes(codec, [codes[:33], codes[33:]], embed)
+    weights = {} if embed_sae else {"w_dec": sae.w_dec.numpy(), "b_dec": sae.b_dec.numpy()}
+    found = reference.read_saec(data, codec=codec_file, **weights)
+    np.testing.assert_array_equal(_levels(found.rows, LATENTS), codes.to_dense())
+    _assert_close(found.x_hat, codec.reconstruct(codes))
+    assert codec_file.head["decoder_id"].hex() == sae.decoder_id == reference.decoder_id(**sae.decoder_tensors())
+
+
+def test_an_embedded_sae_has_all_its_tensors(tmp_path):
+    sae, path = _sae(NONLINEARITIES["gated"]), tmp_path / "c.saecodec"
+    saecodec.save_codec(Codec.fit(sae, _rows(50)), path, embed_sae=True)
+    tensors = reference.read_codec(path.read_bytes()).tensors
+    assert tensors.keys() == sae.tensors().keys()
+    for name, array in sae.tensors().items():
+        np.testing.assert_array_equal(tensors[name], array)
+
+
+def _prior(rng: np.random.Generator, n_latents: int, *, signed: bool, resolution: int) -> FactorizedPrior:
+    def tables(n_classes: int) -> TableSet:
+        classes = rng.integers(0, n_classes, n_latents)
+        classes[-1] = n_classes - 1
+        codes = rng.integers(0, max_code(resolution) + 1, (n_classes, int(rng.integers(2, 305))))
+        codes[0] = 0  # a table of zeros is uniform
+        return TableSet(classes, codes, resolution)
+
+    return FactorizedPrior(tables(5), tables(3), (2, 1, 2), signed)
+
+
+@pytest.mark.parametrize("resolution", [0, 1, 2, 3])
+@pytest.mark.parametrize("signed", [False, True])
+def test_chunks_of_any_codes_decode_with_signs_large_levels_and_columns(signed, resolution):
+    rng = np.random.default_rng(resolution + 10 * signed)
+    prior = _prior(rng, 30, signed=signed, resolution=resolution)
+    codec = LatentCodec(prior)
+    tables = codec.to_bytes() + Quantizer(0.25, np.zeros((3, 16), np.int64), prior.level_class).to_bytes()
+    for n_rows in (0, 1, 7, 60):
+        shape = (n_rows, 30)
+        levels = rng.integers(1, 1 << rng.integers(1, 20, shape), endpoint=True) * (rng.random(shape) < 0.2)
+        levels.ravel()[:1] = MAX_LEVEL
+        levels *= rng.choice([-1, 1] if signed else [1], shape)
+        noise = rng.integers(-(1 << 37), 1 << 37, n_rows)
+        columns = {"row": np.arange(n_rows), "noise": noise, "é": np.zeros(n_rows, int)}
+        chunk = codec.pack(Codes.from_dense(levels, columns))
+        found = reference.chunk_of(chunk, reference.tables_of(tables))
+        np.testing.assert_array_equal(_levels(found.rows, 30), levels)
+        assert {name: np.array(values).tolist() for name, values in columns.items()} == found.columns
+
+
+def test_tables_expand_to_the_same_weights_and_identity():
+    rng = np.random.default_rng(3)
+    sae = SAE(torch.from_numpy(rng.standard_normal((30, 4)).astype(np.float32)), torch.zeros(4), None, "standard")
+    for resolution in range(4):
+        prior = _prior(rng, 30, signed=True, resolution=resolution)
+        centroids = rng.integers(-128, 128, (3, 16))
+        codec = Codec(Quantizer(0.1 * 3**resolution, centroids, prior.level_class), LatentCodec(prior), sae.decoder_id)
+        tables = reference.tables_of(codec.tables())
+        assert tables.support.weights == prior.support.weights.tolist()
+        assert tables.levels.weights == prior.levels.weights.tolist()
+        assert tables.centroids == centroids.tolist()
+        assert reference.codec_id(tables, sae.decoder_id) == codec.codec_id
+
+
+@pytest.mark.parametrize("spread", [0, 1, 4, 15, 40])
+def test_integer_arrays_decode(spread):
+    rng = np.random.default_rng(spread)
+    for size in (0, 1, 2, 100):
+        values = (rng.random(size) * 2.0 ** (rng.random(size) * spread)).astype(np.int64)
+        source = reference.Bytes(pack_ints(values))
+        assert reference.integers(source, size) == values.tolist()
+        source.end()
+
+
+def test_buckets_are_those_of_the_formulas():
+    bounds = [reference.base_and_bits(b) for b in range(304)]
+    assert [base for base, _ in bounds] == [0, *(base + (1 << bits) for base, bits in bounds[:-1])]
+    assert sum(bounds[-1][:1]) + (1 << bounds[-1][1]) == 1 << 40
+    for b, (base, bits) in enumerate(bounds):
+        assert bucket_of(np.array([base, base + (1 << bits) - 1])).tolist() == [b, b]
+
+
+def test_the_range_coder_decodes_streams_with_held_back_carries():
+    """Symbols chosen so that the interval straddles a word boundary again and again."""
+    rng = np.random.default_rng(5)
+    mask, held = (1 << 64) - 1, 0
+    for _ in range(150):
+        encoder, coded, low, span = StreamEncoder(), [], 0, mask
+        for _ in range(int(rng.integers(1, 12))):
+            cut = ((1 << 64) - low & mask) // (span >> 24)  # the symbol of weight 1 in which 2^64 lies
+            cut = cut if 1 <= cut <= (1 << 24) - 2 and rng.random() < 0.9 else int(rng.integers(1, (1 << 24) - 2))
+            weights = [cut, 1, (1 << 24) - 1 - cut]
+            encoder.put(np.array([1], np.int32), model_of(np.array(weights)))
+            coded.append(weights)
+            low, span = low + (span >> 24) * cut & mask, span >> 24
+            if span < 1 << 32:
+                low, span = low << 32 & mask, span << 32
+        held += low + span > mask
+        stream = reference.Stream(encoder.finish())
+        assert [stream.symbol(weights) for weights in coded] == [1] * len(coded)
+        stream.end()
+    assert held > 50
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_flipped_bits_and_cuts_are_refused():
+    codec = Codec.fit(_sae(), _rows(100))
+    data = _saec_bytes(codec, [codec.quantize(_rows(20))], "tables")
+    for at in range(0, len(data), 7):
+        with pytest.raises(reference.Refused):
+            reference.read_saec(_flipped(data, at))
+        with pytest.raises(reference.Refused):
+            reference.read_saec(data[:at])
+
+
+def test_ancillary_frames_are_skipped_and_critical_ones_refused():
+    codec = Codec.fit(_sae(), _rows(100))
+    data = codec.to_bytes()
+    magic = reference.CODEC_MAGIC
+    reference.read_codec(magic + data + frame("Note", b"?", critical=False))
+    with pytest.raises(reference.Refused, match="Note"):
+        reference.read_codec(magic + data + frame("Note", b"?"))
+
+
+# -- what both refuse --------------------------------------------------------------------------------------------------
+
+
+def _refused_by_both(ours: Callable[[], object], theirs: Callable[[], object]) -> None:
+    with pytest.raises(saecodec.SaecodecError):
+        theirs()
+    with pytest.raises(reference.Refused):
+        ours()
+
+
+VERSIONS = [("version", v) for v in ([2, 0], [0, 9], [1], [1, 0, 0], [1, -1], [1, 0.5], [True, 0], 1, "1.0", None)]
+REQUIRES = [("requires", v) for v in (["prior:other"], [1], "prior:factorized", None)]
+SAE_FACTS = {"name": "n", "source": "", "architecture": "a", "n_latents": 3}
+HEADER_FIELDS = [
+    *VERSIONS,
+    *REQUIRES,
+    *[("width", v) for v in (0, -1, (1 << 24) + 1, 2.0, True, None)],
+    *[("dtype", v) for v in ("int8", 1, None)],
+    *[("chunk_rows", v) for v in (0, (1 << 20) + 1, 1.0, None)],
+    *[("embed", v) for v in ("sae", 1, None)],
+    *[(key, v) for key in ("decoder_id", "codec_id") for v in (b"", bytes(31), "0" * 32, None)],
+    *[("sae", v) for v in ({}, SAE_FACTS | {"n_latents": 1.0}, SAE_FACTS | {"name": 1}, [], None)],
+    *[("step", v) for v in (0.0, -1.0, float("inf"), float("nan"), 1, "1", None)],
+    *[(key, v) for key in ("prior", "made_by") for v in (b"x", 1, None)],
+    *[("user", v) for v in ({"a": 1}, [], "x")],
+]
+
+
+def _without_none(record: dict[str, Any]) -> bytes:
+    """None stands for a field that is not there."""
+    return pack_record({key: value for key, value in record.items() if value is not None})
+
+
+@pytest.mark.parametrize("key, value", HEADER_FIELDS)
+def test_header_fields_that_both_refuse(key, value):
+    payload = reference.frames_of(_example(), 8)[0].payload
+    good = unpack_record(payload, "header")
+    assert reference.read_header(pack_record(good | {"user": {"a": "b"}, "later": [1.5]})) == good | {
+        "user": {"a": "b"},
+        "later": [1.5],
+    }
+    assert Header.from_bytes(pack_record(good | {"version": [1, 7], "later": [1.5]}), "header").width == good["width"]
+    bad = _without_none(good | {key: value})
+    _refused_by_both(lambda: reference.read_header(bad), lambda: Header.from_bytes(bad, "header"))
+
+
+CODEC_FIELDS = [
+    *VERSIONS,
+    *REQUIRES,
+    *[("decoder_id", v) for v in (bytes(31), "0" * 32, None)],
+    *[("embed", v) for v in ("sae", "decoder", 0, None)],
+    *[("info", v) for v in ([], "x", None)],
+]
+
+
+@pytest.mark.parametrize("key, value", CODEC_FIELDS)
+def test_codec_fields_that_both_refuse(tmp_path, key, value):
+    magic, path = reference.CODEC_MAGIC, tmp_path / "c.saecodec"
+    head, tables = reference.frames_of(Codec.fit(_sae(), _rows(50)).to_bytes(), 0)
+    bad = _without_none(unpack_record(head.payload, "header") | {key: value})
+    path.write_bytes(magic + frame("CHED", bad) + frame("TABL", tables.payload))
+    _refused_by_both(lambda: reference.read_codec(path.read_bytes()), lambda: saecodec.load_codec(path))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "CHED SAEW TABL",
+        "CHED TABL",
+        "CHED TABL SAEW SAEW",
+        "TABL CHED SAEW",
+        "CHED TABL SAEW Note",
+        "CHED TABL INDX SAEW",
+    ],
+)
+def test_codec_frames_that_both_refuse(tmp_path, order):
+    sae, path = _sae(), tmp_path / "c.saecodec"
+    saecodec.save_codec(Codec.fit(sae, _rows(50)), path, embed_sae=True)
+    parts = {part.kind: part.payload for part in reference.frames_of(path.read_bytes(), 8)}
+    good = frame("CHED", parts["CHED"]) + frame("TABL", parts["TABL"]) + frame("SAEW", parts["SAEW"])
+    assert reference.CODEC_MAGIC + good == path.read_bytes()
+    frames = (frame(kind, parts.get(kind, b""), critical=kind != "Note") for kind in order.split())
+    path.write_bytes(reference.CODEC_MAGIC + b"".join(frames))
+    _refused_by_both(lambda: reference.read_codec(path.read_bytes()), lambda: saecodec.load_codec(path))
+
+
+@pytest.mark.parametrize(
+    "size, data",
+    [
+        (2, "03 04 01 00"),  # another length
+        (3, "03 04 00 00"),  # no bucket
+        (3, "03 b0 02 01 00"),  # the first bucket is 304
+        (3, "03 af 02 02 11 00"),  # the last bucket is 304
+        (3, "03 04 02 10 04 00 00 00 20"),  # the first nibble is 0
+        (3, "03 04 02 01 04 00 00 00 20"),  # the last nibble is 0
+        (3, "03 04 03 11 11 04 00 00 00 20"),  # an unused half is not
+        (3, "03 04 01 04 00 00 00 00"),  # words, but nothing to code
+        (3, "03 04 02 11 00"),  # no words, but symbols
+        (3, "03 10 01 00"),  # no words, but offsets
+        (3, "03 04 02 11 03 00 00 00"),  # not whole words
+        (3, "03 04 01"),  # no blob
+    ],
+)
+def test_integer_arrays_that_both_refuse(size, data):
+    raw = bytes.fromhex(data)
+    assert reference.integers(reference.Bytes(bytes.fromhex("03 04 01 00")), 3) == [4, 4, 4]
+    assert pack_ints(np.full(3, 4)).hex(" ") == "03 04 01 00"
+    _refused_by_both(
+        lambda: reference.integers(reference.Bytes(raw), size), lambda: unpack_ints(ByteReader(raw, "x"), size)
+    )
+
+
+def test_a_stream_has_words_exactly_when_it_has_symbols():
+    for words in (b"", bytes(4), bytes(8)):
+        for weights in ([], [1 << 23, 1 << 23]):
+            ours, theirs = reference.Stream(words), StreamDecoder(words, "stream")
+            for _ in weights[:1]:
+                assert ours.symbol(weights) == int(theirs.get(model_of(np.array(weights)), 1)[0]) == 0
+            if bool(words) == bool(weights):
+                ours.end()
+                theirs.end()
+            else:
+                _refused_by_both(ours.end, theirs.end)
+
+
+def _index(leading: list[int], rows: list[int], lengths: list[int], distances: list[int]) -> bytes:
+    head = varints([len(leading), *leading, len(rows)])
+    return head + b"".join(pack_ints(np.array(column)) for column in (rows, lengths, distances))
+
+
+@pytest.mark.parametrize(
+    "leading, rows, lengths, distances",
+    [
+        ([2, 4], [4], [30], [100]),  # more rows than there are
+        ([], [0], [30], [100]),  # no dimensions are one row
+        ([1] * 32, [1], [30], [100]),
+        ([(1 << 48) + 1, 0], [0], [30], [100]),
+        ([(1 << 20) + 1], [(1 << 20) + 1], [30], [100]),
+        ([1], [1], [19], [100]),  # not even a frame head
+        ([2], [1, 1], [30, 30], [900, 50]),  # ends outside the file
+    ],
+)
+def test_indices_that_both_refuse(leading, rows, lengths, distances):
+    good = reference.read_index(_index([2, 3], [2, 4], [30, 40], [100, 5]), 1000)
+    assert (good.leading, good.rows, good.frames) == ([2, 3], [2, 4], [(100, 30), (135, 40)])
+    bad = _index(leading, rows, lengths, distances)
+    _refused_by_both(lambda: reference.read_index(bad, 1000), lambda: Index.from_bytes(bad, 1000, "index"))
+
+
+def _chunk(columns: list[tuple[bytes, int, list[int]]], n_rows: int = 2, tail: str = "00 00 00 00 00 00") -> bytes:
+    """A chunk under the example's tables, by default without nonzeros."""
+    coded = (blob(name) + varint(mode) + pack_ints(zigzag(np.array(values))) for name, mode, values in columns)
+    return varints([n_rows, len(columns)]) + b"".join(coded) + bytes.fromhex(tail)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        _chunk([(b"", 0, [1, 2])]),
+        _chunk([(b"b", 0, [1, 2]), (b"a", 0, [1, 2])]),
+        _chunk([(b"a", 0, [1, 2]), (b"a", 0, [1, 2])]),
+        _chunk([("\U00010000".encode(), 0, [1, 2]), ("\uffff".encode(), 0, [1, 2])]),  # UTF-16 would order them so
+        _chunk([(b"\xff", 0, [1, 2])]),
+        _chunk([(b"a", 2, [1, 2])]),
+        _chunk([(b"a", 0, [1, 2, 3])]),
+        _chunk([(b"a", 0, [1 << 38, 2])]),
+        _chunk([(b"a", 0, [0, -(1 << 38)])]),
+        _chunk([(b"a", 1, [(1 << 38) - 1, 1])]),
+        _chunk([], n_rows=(1 << 20) + 1),
+        _chunk([], tail="05 00 01 01 00 00 00 00 00 00 00 00 00 00"),  # 5 nonzeros in 2 latents of 2 rows
+        _chunk([], tail="00 00 01 00 00 00 00 00 00 00"),  # words, but no nonzeros
+        _chunk([], tail="01 00 00 00 00 00"),  # a nonzero, but no words
+        _chunk([], tail="00 00 00 00 00 00 00"),
+    ],
+)
+def test_chunks_that_both_refuse(chunk):
+    tables = reference.frames_of(_example(), 8)[1].payload
+    codec = Codec.from_tables(tables, "00" * 32, {}, "tables")
+    read = reference.tables_of(tables)
+    edge = (1 << 38) - 1
+    good = _chunk([(b"a", 1, [edge, -2 * edge]), ("\uffff".encode(), 0, [1, 2]), ("\U00010000".encode(), 0, [1, 2])])
+    columns = {name: values.tolist() for name, values in codec.latents.unpack(good).columns.items()}
+    assert (
+        reference.chunk_of(good, read).columns
+        == columns
+        == {"a": [edge, -edge], "\uffff": [1, 2], "\U00010000": [1, 2]}
+    )
+    _refused_by_both(lambda: reference.chunk_of(chunk, read), lambda: codec.latents.unpack(chunk))
+
+
+def _large_tables(n_latents: int) -> bytes:
+    classes = np.zeros(n_latents, np.int64)
+    tables = TableSet(classes, np.ones((1, 2), np.int64), 0)
+    quantizer = Quantizer(1.0, np.zeros((1, 16), np.int64), classes)
+    return LatentCodec(FactorizedPrior(tables, tables, (1,), False)).to_bytes() + quantizer.to_bytes()
+
+
+def test_a_chunk_of_more_than_2_to_the_40_cells_is_refused_by_both():
+    tables = _large_tables((1 << 20) + 1)
+    ours, theirs = reference.tables_of(tables), Codec.from_tables(tables, "00" * 32, {}, "tables").latents
+    chunk = _chunk([], n_rows=1 << 20, tail="00 00 00")
+    _refused_by_both(lambda: reference.chunk_of(chunk, ours), lambda: theirs.unpack(chunk))
+
+
+@pytest.mark.parametrize("centroids", [[128] * 16, [-129] * 16, [0] * 32, [0] * 15])
+def test_centroids_that_both_refuse(centroids):
+    good = _large_tables(3)
+    tail = len(pack_ints(np.zeros(16, np.int64)))
+    bad = good[:-tail] + pack_ints(zigzag(np.array(centroids)))
+    assert reference.tables_of(good).centroids == [[0] * 16]
+    _refused_by_both(lambda: reference.tables_of(bad), lambda: Codec.from_tables(bad, "00" * 32, {}, "tables"))
+
+
+@pytest.mark.parametrize("n_latents, width", [(LATENTS + 1, WIDTH), (LATENTS, WIDTH + 1)])
+def test_weights_of_another_shape_are_refused_by_both_before_they_are_unpacked(n_latents, width):
+    payload = pack_weights(_sae(), decoder_only=True)
+    reference.weights_frame(payload, LATENTS, WIDTH)
+    record = reference.Bytes(payload).blob()
+    for bad in (payload, blob(record) + b"not zstd"):
+        _refused_by_both(
+            lambda bad=bad: reference.weights_frame(bad, n_latents, width),
+            lambda bad=bad: unpack_weights(bad, "weights", n_latents=n_latents, width=width),
+        )
+        with pytest.raises(FormatError, match="w_dec has shape"):
+            unpack_weights(bad, "weights", n_latents=n_latents, width=width)
+
+
+# -- the document ------------------------------------------------------------------------------------------------------
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def _example() -> bytes:
+    lines = [line.split(";")[0] for line in _blocks("hexdump")[0].splitlines()]
+    return bytes.fromhex(" ".join(line.split(":", 1)[1] for line in lines if ":" in line))
+
+
+EXAMPLE_LEVELS = [[2, 0, 0], [0, 0, 0], [1, 0, -3], [0, 20, 0]]
+
+
+def test_the_documents_example_decodes_as_it_says(tmp_path):
+    w_dec, b_dec = [[1, 0], [0, 2], [3, 4]], [0.5, -0.25]
+    found = reference.read_saec(_example(), w_dec=w_dec, b_dec=b_dec)
+    assert _levels(found.rows, 3).tolist() == EXAMPLE_LEVELS
+    assert found.chunks[0].columns == {"doc": [0, 0, 7, 7]}
+    path = tmp_path / "example.saec"
+    path.write_bytes(_example())
+    sae = SAE(torch.tensor(w_dec, dtype=torch.float32), torch.tensor(b_dec), None, "standard")
+    with saecodec.open(path, sae=sae) as file:
+        assert Codes.concatenate(file.codes(), 3).to_dense().tolist() == EXAMPLE_LEVELS
+        _assert_close(found.x_hat, file.rows().reshape(file.shape))
+
+
+def test_the_documents_script_still_makes_its_example():
+    (script,) = (block for block in _blocks("python") if "SaecWriter" in block)
+    space: dict[str, object] = {}
+    exec(script, space)
+    made, written = space["data"], _example()
+    for ours, theirs in zip(reference.frames_of(made, 8), reference.frames_of(written, 8), strict=True):
+        # HEAD names the version of saecodec, and INDX and TAIL hold offsets behind it.
+        if ours.kind in ("TABL", "CHNK"):
+            assert ours.payload == theirs.payload
+    head, shown = (reference.read_header(reference.frames_of(data, 8)[0].payload) for data in (made, written))
+    assert head | {"made_by": ""} == shown | {"made_by": ""}
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert head["codec_id"].hex() in text
+    assert head["decoder_id"].hex() in text
+
+
+def test_the_documents_worked_table_is_right():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    codes = np.zeros(304, np.int64)
+    codes[:3] = 20, 17, 5
+    weights = [f"{w}" for w in expand(codes, 1)[:4]]
+    assert reference.table_of([20, 17, 5], 1) == expand(codes, 1).tolist()
+    assert all(weight in text for weight in weights)
+
+
+@pytest.mark.parametrize("bits", [[], [1], [16], [17], [37], [5, 20, 3, 37, 16]])
+def test_uniform_integers_come_in_pieces_of_16_bits(bits):
+    values = [(1 << n) - 1 - 5 * i % (1 << n) for i, n in enumerate(bits)]
+    encoder = StreamEncoder()
+    encoder.put_bits(np.array(values, np.int64), np.array(bits, np.int64))
+    stream = reference.Stream(encoder.finish())
+    assert stream.uniform(bits) == values
+    stream.end()
+
+
+# -- golden files ------------------------------------------------------------------------------------------------------
+
+
+def _golden(pattern: str) -> list[Path]:
+    return sorted(GOLDEN.glob(pattern))
+
+
+@pytest.mark.parametrize("path", _golden("*.saecodec"), ids=lambda path: path.name)
+def test_golden_codecs_are_read_alike(path):
+    found, codec = reference.read_codec(path.read_bytes()), saecodec.load_codec(path)
+    assert reference.codec_id(found.tables, found.head["decoder_id"].hex()) == codec.codec_id
+    assert found.tables.step == codec.quantizer.step
+    assert bool(found.tensors) == (codec.sae is not None)
+
+
+@pytest.mark.parametrize("path", _golden("*.saec"), ids=lambda path: path.name)
+def test_golden_files_decode_alike(path):
+    """A file that embeds no tables is read with the golden codec that has its id."""
+    data, codecs = path.read_bytes(), [(p, saecodec.load_codec(p)) for p in _golden("*.saecodec")]
+    with saecodec.open(path) as file:
+        wanted = file.header.codec_id
+    given = next(((p, codec) for p, codec in codecs if codec.codec_id == wanted), None)
+    found = reference.read_saec(data, codec=given and reference.read_codec(given[0].read_bytes()))
+    with saecodec.open(path, codec=given and given[1]) as file:
+        codes = Codes.concatenate(file.codes(), found.tables.n_latents)
+        np.testing.assert_array_equal(_levels(found.rows, found.tables.n_latents), codes.to_dense())
+        columns = {name: values.tolist() for name, values in codes.columns.items()}
+        assert columns == {name: [v for c in found.chunks for v in c.columns[name]] for name in columns}
+        if found.x_hat is not None:
+            _assert_close(found.x_hat, file.rows().reshape(file.shape))

@@ -1,0 +1,43 @@
+"""A reader refuses what a later version wrote, by what it cannot read, and a version that is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from saecodec.errors import FormatError, UnsupportedError
+from saecodec.version import FORMAT_VERSION, check_version, versioned
+
+
+def test_what_this_version_writes_it_reads() -> None:
+    check_version(versioned(["prior:factorized"]), "file")
+    assert versioned([]) == {"version": list(FORMAT_VERSION), "requires": []}
+
+
+def test_a_later_minor_version_is_read() -> None:
+    check_version({"version": [FORMAT_VERSION[0], 99], "requires": []}, "file")
+
+
+def test_a_later_major_version_is_refused_by_its_number() -> None:
+    with pytest.raises(UnsupportedError, match=r"file: written in format version 2\.7, this reads up to 1"):
+        check_version({"version": [2, 7], "requires": []}, "file")
+
+
+def test_unknown_features_are_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match="file: needs prior:markov, sae:signed, unknown"):
+        check_version(versioned(["prior:markov", "prior:factorized", "sae:signed"]), "file")
+
+
+@pytest.mark.parametrize(
+    "version", [None, 1, "1.0", [], [1], [1, 0, 0], [0, 9], [-1, 0], [1, -1], [1.0, 0], ["1", "0"], [True, 0]], ids=str
+)
+def test_what_is_no_version_is_refused(version: Any) -> None:
+    with pytest.raises(FormatError, match=r"file: .*version"):
+        check_version({"version": version, "requires": []}, "file")
+
+
+@pytest.mark.parametrize("requires", [None, "prior:factorized", [1], [["a"]], {"a": 1}], ids=str)
+def test_what_is_no_list_of_features_is_refused(requires: Any) -> None:
+    with pytest.raises(FormatError, match=r"file: .*requires"):
+        check_version({"version": [1, 0], "requires": requires}, "file")
