@@ -61,16 +61,11 @@ class RowRange(_ParamType):
 
 
 def row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[int, int] | None:
-    """Start and stop of a range over `n_rows` rows; InputError when it reaches outside."""
-    from saecodec.errors import InputError
-
+    """Start and stop of a range over `n_rows` rows, the left-out and negative ends resolved."""
     if rows is None:
         return None
     start, stop = (0 if rows[0] is None else rows[0]), (n_rows if rows[1] is None else rows[1])
-    start, stop = (start + n_rows if start < 0 else start), (stop + n_rows if stop < 0 else stop)
-    if not 0 <= start <= stop <= n_rows:
-        raise InputError(f"rows {start}:{stop} were asked for, but the file has rows 0:{n_rows}")
-    return start, stop
+    return (start + n_rows if start < 0 else start), (stop + n_rows if stop < 0 else stop)
 
 
 def check_device(device: str) -> str:

@@ -47,7 +47,8 @@ def load_codec(path: str | os.PathLike[str], device: str = "cpu") -> Codec:
     codec = Codec.from_bytes(b"".join(part for kind, part in parts if kind != WEIGHTS), name)
     weights = [part for kind, part in parts if kind == WEIGHTS]
     embed = field(_record(parts, name), "embed", str, name)
-    if embed not in EMBED or len(weights) != EMBED.index(embed) or (weights and parts[-1][0] != WEIGHTS):
+    known = [kind for kind, _ in parts if kind in ("CHED", "TABL", WEIGHTS)]
+    if embed not in EMBED or len(weights) != EMBED.index(embed) or (weights and known[-1] != WEIGHTS):
         raise FormatError(f"{name}: says that it embeds {embed!r}, but holds {len(weights)} weights frames: damaged")
     if weights:
         from saecodec.formats.weights import unpack_weights

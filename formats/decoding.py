@@ -13,6 +13,9 @@ from saecodec.formats.array_sinks import create_array
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.encoding import Progress, no_progress
 from saecodec.formats.saec import SaecFile
+from saecodec.frames import HEAD_BYTES
+from saecodec.latents import MAX_CHUNK_ROWS
+from saecodec.wire import ByteReader
 
 
 def decode_file(
@@ -27,9 +30,11 @@ def decode_file(
     """Decode into an array file (`.npy`, `.npz`, `.safetensors`, `.pt`) and return its shape.
 
     rows: start and stop over flattened rows, which gives a 2-D array; None is all rows in the shape that was encoded.
-    dtype: of the output, by default the input's. Raises MissingPieceError, IdentityError, FormatError, OutputError.
+    dtype: of the output, by default the input's. Raises InputError (rows), MissingPieceError,
+    IdentityError, FormatError, OutputError.
     """
     start, stop = rows if rows is not None else (0, file.n_rows)
+    file.check_range(start, stop)
     shape = file.shape if rows is None else (stop - start, file.header.width)
     done = 0
     batches = file.batches(start, stop)
@@ -61,16 +66,7 @@ def verify_file(
     decode: False checks the checksums and the structure alone, for which neither SAE nor codec is needed; without an
     SAE only the levels are decoded. Raises FormatError at the first damage.
     """
-    seen, chunks, offsets = 0, 0, []
-    for offset, head, _ in file.frames():
-        seen += 1
-        if head.kind == "CHNK":
-            chunks += 1
-            offsets.append(offset)
-    if offsets != file.index.offsets.tolist():
-        raise FormatError(
-            f"{file.path}: the index lists {len(file.index.rows)} chunks, the file has {chunks} elsewhere"
-        )
+    n_frames = _check_structure(file)
     if against is not None and against.shape != file.shape:
         raise InputError(f"{against.path}: shape {against.shape}, but {file.path} was made from shape {file.shape}")
     distortion, decoded = None, "nothing"
@@ -81,17 +77,33 @@ def verify_file(
         for part in file.batches() if file.has_sae else file.codes():
             done += len(part) if isinstance(part, np.ndarray) else part.n_rows
             progress("verify", done, file.n_rows)
-    return Verification(seen, chunks, file.n_rows, decoded, distortion)
+    return Verification(n_frames, len(file.index.rows), file.n_rows, decoded, distortion)
+
+
+def _check_structure(file: SaecFile) -> int:
+    """Read every frame, check that the chunks are where and what the index says; returns the number of frames."""
+    n_frames, found = 0, []
+    for offset, head, payload in file.frames():
+        n_frames += 1
+        if head.kind == "CHNK":
+            rows = ByteReader(payload, f"{file.path}, offset {offset}").varint(MAX_CHUNK_ROWS)
+            found.append((rows, offset, HEAD_BYTES + head.length))
+        elif found and head.kind in ("HEAD", "TABL", "SAEW"):
+            raise FormatError(f"{file.path}, offset {offset}: a {head.kind} frame stands behind the first chunk")
+    index = file.index
+    listed = list(zip(index.rows.tolist(), index.offsets.tolist(), index.lengths.tolist(), strict=True))
+    if found != listed:
+        wrong = next((i for i, pair in enumerate(zip(found, listed, strict=False)) if pair[0] != pair[1]), len(listed))
+        raise FormatError(
+            f"{file.path}: the index lists {len(listed)} chunks, the file has {len(found)}; chunk {wrong} differs"
+        )
+    return n_frames
 
 
 def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progress) -> Distortion:
     """Distortion of a file's rows against the array they came from."""
     distortion = Distortion(file.header.width)
-    sizes = set(file.index.rows[:-1].tolist())
-    if len(sizes) > 1:
-        raise InputError(f"{file.path}: chunks of different sizes {sorted(sizes)} cannot be compared in one pass")
-    batches = source.batches(max(int(file.index.rows[0]) if len(file.index.rows) else 1, 1))
-    for x, x_hat in zip(batches, file.batches(), strict=True):
-        distortion.add(x, x_hat)
+    for x in source.batches(file.header.chunk_rows):
+        distortion.add(x, file.rows(distortion.n_rows, distortion.n_rows + len(x)))
         progress("decode", distortion.n_rows, file.n_rows)
     return distortion

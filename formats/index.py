@@ -16,7 +16,7 @@ from saecodec.integers import pack_ints, unpack_ints
 from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.wire import ByteReader, varints
 
-_MAX_DIMENSIONS: Final = 31
+MAX_DIMENSIONS: Final = 64  # as numpy 2
 _MAX_ROWS: Final = 1 << 48
 
 
@@ -41,7 +41,7 @@ class Index:
     def from_bytes(cls, data: bytes | memoryview, file_size: int, what: str) -> Index:
         """Parse; FormatError unless the frames lie one after the other inside the file."""
         reader = ByteReader(data, what)
-        leading = tuple(reader.varints(reader.varint(_MAX_DIMENSIONS), _MAX_ROWS))
+        leading = tuple(reader.varints(reader.varint(MAX_DIMENSIONS - 1), _MAX_ROWS))
         n = reader.varint(file_size // HEAD_BYTES)
         rows = unpack_ints(reader, n, below=MAX_CHUNK_ROWS + 1)
         lengths, distances = (unpack_ints(reader, n) for _ in range(2))

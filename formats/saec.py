@@ -57,6 +57,7 @@ class SaecFile:
         left, what = self.size - offset, f"{self.path}, offset {offset}"
         head = FrameHead.parse(self._read(offset, min(HEAD_BYTES, left)), left - HEAD_BYTES, what)
         if head.kind not in _KNOWN:
+            head.check(self._read(offset + HEAD_BYTES, head.length), what)  # damage is not a frame of the future
             head.unknown(what)
         return head
 
@@ -94,17 +95,15 @@ class SaecFile:
         if head.kind != "HEAD":
             raise FormatError(f"{self.path}: the first frame is {head.kind}, expected HEAD")
         header = Header.from_bytes(payload, self.path)
-        at, found = len(MAGIC) + HEAD_BYTES + head.length, {}
+        at, found = len(MAGIC) + HEAD_BYTES + head.length, []
         while at < self.size and (head := self._head(at)).kind not in ("CHNK", "INDX"):
             if head.kind in _KNOWN:
-                found[head.kind] = at
+                found.append((head.kind, at))
             at += HEAD_BYTES + head.length
-        expected = ["TABL", "SAEW"][: EMBED.index(header.embed)]
-        if list(found) != expected:
-            raise FormatError(
-                f"{self.path}: the header says embed {header.embed!r}, but frames {list(found)} follow it"
-            )
-        return header, found
+        kinds = [kind for kind, _ in found]
+        if kinds != ["TABL", "SAEW"][: EMBED.index(header.embed)]:
+            raise FormatError(f"{self.path}: the header says embed {header.embed!r}, but frames {kinds} follow it")
+        return header, dict(found)
 
     def _embedded(self, kind: str) -> bytes:
         return self._frame(self._embedded_at[kind])[1]
@@ -197,11 +196,15 @@ class SaecFile:
         """Of the array that was encoded."""
         return self.header.dtype
 
+    def check_range(self, start: int, stop: int) -> None:
+        """InputError unless the file has rows start:stop."""
+        if not 0 <= start <= stop <= self.n_rows:
+            raise InputError(f"{self.path}: rows {start}:{stop} were asked for, it has {self.n_rows}")
+
     def codes(self, start: int = 0, stop: int | None = None) -> Iterator[Codes]:
         """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read."""
         stop = self.n_rows if stop is None else stop
-        if not 0 <= start <= stop <= self.n_rows:
-            raise InputError(f"{self.path}: rows {start}:{stop} were asked for, it has {self.n_rows}")
+        self.check_range(start, stop)
         first = self.index.first_row
         begin = int(np.searchsorted(first, start, side="right")) - 1
         for i in range(begin, len(self.index.rows)):

@@ -12,7 +12,7 @@ from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.errors import InputError
 from saecodec.formats.header import EMBED, Header
-from saecodec.formats.index import Index
+from saecodec.formats.index import MAX_DIMENSIONS, Index
 from saecodec.formats.saec import MAGIC, TRAILER
 from saecodec.formats.weights import pack_weights
 from saecodec.frames import frame
@@ -40,6 +40,8 @@ class SaecWriter:
         if codec.sae is None:
             raise InputError("writing a .saec file needs a codec with its SAE")
         sae = codec.sae
+        if len(shape) > MAX_DIMENSIONS:
+            raise InputError(f"an array of {len(shape)} dimensions; a .saec file holds at most {MAX_DIMENSIONS}")
         self._leading = tuple(shape[:-1])
         self.header = Header(
             shape[-1],

@@ -54,7 +54,7 @@ class SAELensConfig:
         path = folder / CONFIG
         try:
             raw = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
         if not isinstance(raw, dict):
             raise CheckpointError(f"{path}: expected a JSON object")
@@ -116,7 +116,8 @@ def _upgraded(raw: Mapping[str, Any]) -> dict[str, Any]:
         cfg["normalize_activations"] = "expected_average_only_in" if cfg["normalize_activations"] else "none"
     if cfg.get("activation_fn") == "topk" or cfg.get("architecture") == "topk":
         cfg["architecture"] = "topk"
-        cfg.setdefault("k", (cfg.get("activation_fn_kwargs") or {}).get("k"))
+        options = cfg.get("activation_fn_kwargs")
+        cfg.setdefault("k", options.get("k") if isinstance(options, dict) else None)
     if "reshape_activations" not in cfg and "hook_z" in str(cfg.get("hook_name", "")):
         cfg["reshape_activations"] = "hook_z"
     return cfg

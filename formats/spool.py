@@ -31,6 +31,7 @@ class FeatureSpool:
         self._sizes.append((features.n_rows, features.nnz))
         self.n_rows += features.n_rows
         self.nnz += features.nnz
+        self._file.seek(0, 2)
         for array in (features.indptr, features.latents, features.values):
             self._file.write(np.ascontiguousarray(array).data)
 

@@ -58,8 +58,8 @@ def unpack_weights(payload: bytes | memoryview, what: str, *, n_latents: int, wi
 
 
 def _shapes(found: object, what: str) -> dict[str, tuple[int, ...]]:
-    if not isinstance(found, dict) or not 1 <= len(found) <= _MAX_TENSORS:
-        raise FormatError(f"{what}: the weights list no tensors, or more than {_MAX_TENSORS}")
+    if not isinstance(found, dict) or not 1 <= len(found) <= _MAX_TENSORS or not all(map(_is_text, found)):
+        raise FormatError(f"{what}: the weights do not list 1 to {_MAX_TENSORS} tensors by name")
     shapes: dict[str, tuple[int, ...]] = {}
     for name in sorted(found):
         shape = found[name]
@@ -69,6 +69,10 @@ def _shapes(found: object, what: str) -> dict[str, tuple[int, ...]]:
     if 4 * sum(math.prod(shape) for shape in shapes.values()) > MAX_WEIGHT_BYTES:
         raise FormatError(f"{what}: weights of shapes {shapes} are larger than {MAX_WEIGHT_BYTES} bytes")
     return shapes
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _planes(compressed: bytes, n_values: int, what: str) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgpack
 
-from saecodec.errors import FormatError, UnsupportedError
+from saecodec.errors import FormatError, InputError, UnsupportedError
 
 _HEAD: Final = struct.Struct("<4sIQ")
 _CRC: Final = struct.Struct("<I")
@@ -82,8 +82,11 @@ def _crc(head: bytes, payload: bytes | memoryview) -> int:
 
 
 def pack_record(record: dict[str, Any]) -> bytes:
-    """A msgpack map with text keys."""
-    return bytes(msgpack.packb(record, use_bin_type=True))
+    """A msgpack map with text keys. InputError when it is too large to be read again."""
+    data = bytes(msgpack.packb(record, use_bin_type=True))
+    if len(data) > _MAX_RECORD_BYTES:
+        raise InputError(f"metadata of {len(data)} bytes does not fit a header (limit {_MAX_RECORD_BYTES})")
+    return data
 
 
 def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:

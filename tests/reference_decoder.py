@@ -322,6 +322,7 @@ class Chunk:
 def chunk_of(payload: bytes, tables: Tables) -> Chunk:
     source = Bytes(payload)
     n_rows, n_columns = source.varint(1 << 20), source.varint(64)
+    need(n_rows * n_columns <= 1 << 22, "columns of at most 2^22 values in all")
     columns: dict[str, list[int]] = {}
     for _ in range(n_columns):
         name = text_of(source.blob())
@@ -563,11 +564,12 @@ class Index:
 
 def read_index(payload: bytes, file_size: int) -> Index:
     source = Bytes(payload)
-    leading = [source.varint(1 << 48) for _ in range(source.varint(31))]
+    leading = [source.varint(1 << 48) for _ in range(source.varint(63))]
     n = source.varint(file_size // 20)
     rows, lengths, distances = integers(source, n, below=(1 << 20) + 1), integers(source, n), integers(source, n)
     source.end()
     need(math.prod(leading) == sum(rows), "the leading dimensions give the rows")
+    need(math.prod(n for n in leading if n) < 1 << 48, "an array can have these dimensions")
     frames, at = [], 0
     for length, distance in zip(lengths, distances, strict=True):
         frames.append((at + distance, length))

@@ -157,9 +157,6 @@ def test_a_decoder_alone_cannot_encode_but_decodes(sae: SAE) -> None:
     assert not alone.signed
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UserWarning, reason="torch.from_numpy warns of rows that are read-only (np.load(mmap_mode='r'))"
-)
 def test_read_only_rows_are_encoded_without_a_warning(sae: SAE, exact_rows: ExactRows) -> None:
     x = exact_rows(10)
     x.setflags(write=False)

@@ -1,0 +1,156 @@
+"""Golden files decode to the same levels for ever, and the same codes give the same bytes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+
+from saecodec.codec import Codec
+from saecodec.codes import Codes
+from saecodec.formats.codecfile import load_codec, save_codec
+from saecodec.formats.decoding import verify_file
+from saecodec.formats.index import Index
+from saecodec.formats.saec import TRAILER, SaecFile, open_saec
+from saecodec.frames import frames
+from saecodec.latents import LatentCodec
+from saecodec.wire import ByteReader
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = ["decoder", "empty", "none", "tables"]
+CHUNKS = ["columns", "signed"]
+
+
+@pytest.fixture(scope="module")
+def make() -> ModuleType:
+    """The script that made the files; it writes only when it is asked to."""
+    spec = importlib.util.spec_from_file_location("make_golden", GOLDEN / "make_golden.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def expected(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def opened(name: str, make: ModuleType) -> SaecFile:
+    """With all that it needs: the codec file where there is one, else the SAE of the formula."""
+    path = GOLDEN / f"{name}.saecodec"
+    codec = load_codec(path) if path.exists() else None
+    sae = None if codec or name == "decoder" else make.golden_sae(expected(name)["case"]["architecture"])
+    return open_saec(GOLDEN / f"{name}.saec", sae=sae, codec=codec)
+
+
+def all_codes(file: SaecFile) -> Codes:
+    return Codes.concatenate(file.codes(), file.codec.latents.prior.n_latents)
+
+
+def comparable(data: bytes, magic_bytes: int = 8) -> list[Any]:
+    """The frames of a file, weights unpacked and offsets as if there were none."""
+    out, shift = [], 0
+    for head, payload in frames(data[magic_bytes:], "golden"):
+        content: Any = bytes(payload)
+        if head.kind == "SAEW":
+            reader = ByteReader(payload, "golden")
+            record = bytes(reader.blob())
+            content = (record, zstandard.ZstdDecompressor().decompress(bytes(reader.take(reader.left))))
+            shift = len(payload)
+        elif head.kind == "INDX":
+            index = Index.from_bytes(payload, len(data), "golden")
+            content = (index.leading, index.rows.tolist(), (index.offsets - shift).tolist(), index.lengths.tolist())
+        elif head.kind == "TAIL":
+            content = TRAILER.unpack(payload)[0] - shift
+        out.append((head.kind, head.critical, content))
+    return out
+
+
+def test_every_golden_file_is_there_and_tested() -> None:
+    names = {path.name for path in GOLDEN.iterdir() if path.is_file()}
+    data = {f"{name}.saec" for name in FILES} | {f"{name}.frames" for name in CHUNKS} | {"none.saecodec"}
+    assert names == data | {f"{name}.json" for name in FILES + CHUNKS} | {"README.md", "make_golden.py"}
+    assert sum(path.stat().st_size for path in GOLDEN.iterdir() if path.is_file()) < 200_000
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_golden_file_decodes_to_its_levels(name: str, make: ModuleType) -> None:
+    wanted = expected(name)
+    with opened(name, make) as file:
+        assert make.described(all_codes(file)) == {key: wanted[key] for key in ("levels", "columns")}
+        assert (file.header.decoder_id, file.header.codec_id) == (wanted["decoder_id"], wanted["codec_id"])
+        header = {key: getattr(file.header, key) for key in ("dtype", "chunk_rows", "embed", "user", "step")}
+        assert {**header, "shape": list(file.shape)}.items() <= wanted["case"].items()
+        assert (file.header.made_by, file.header.prior) == ("saecodec golden", "factorized")
+        verify_file(file)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_golden_file_decodes_to_its_rows(name: str, make: ModuleType) -> None:
+    rows = np.array(expected(name)["first_rows_of_x_hat"], np.float64).reshape(-1, make.WIDTH)
+    with opened(name, make) as file:
+        found = file.rows(0, len(rows))
+    assert (np.linalg.norm(found - rows, axis=1) <= 1e-5 * np.linalg.norm(rows, axis=1)).all()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_same_rows_have_the_same_levels(name: str, make: ModuleType) -> None:
+    wanted = expected(name)
+    sae = make.golden_sae(wanted["case"]["architecture"])
+    assert (sae.sae_id, sae.decoder_id) == (wanted["sae_id"], wanted["decoder_id"])
+    with opened(name, make) as file:
+        codes = file.codec.with_sae(sae).quantize(make.golden_rows(file.n_rows))
+    assert make.described(codes)["levels"] == wanted["levels"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_same_codes_give_the_same_bytes(name: str, make: ModuleType) -> None:
+    golden = (GOLDEN / f"{name}.saec").read_bytes()
+    with opened(name, make) as file:
+        codec, codes = file.codec.with_sae(make.golden_sae(make.FILES[name].architecture)), all_codes(file)
+    written = make.FILES[name].encode(codec, codes)
+    assert comparable(written) == comparable(golden)
+    if name != "decoder":
+        assert written == golden
+
+
+def test_the_same_codec_gives_the_same_codec_file(make: ModuleType, tmp_path: Path) -> None:
+    golden = GOLDEN / "none.saecodec"
+    codec = load_codec(golden)
+    assert codec.codec_id == expected("none")["codec_id"]
+    assert codec.sae is not None
+    assert codec.sae.sae_id == expected("none")["sae_id"]
+    again = Codec(codec.quantizer, codec.latents, codec.decoder_id, make.golden_sae("jumprelu"), codec.info)
+    save_codec(again, tmp_path / "again.saecodec", embed_sae=True)
+    assert comparable((tmp_path / "again.saecodec").read_bytes()) == comparable(golden.read_bytes())
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+def test_a_golden_chunk_decodes_to_its_levels_and_back_to_its_bytes(name: str, make: ModuleType) -> None:
+    golden, wanted = (GOLDEN / f"{name}.frames").read_bytes(), expected(name)
+    (_, tables), (_, chunk) = frames(golden, "golden")
+    reader = ByteReader(tables, "golden")
+    latents = LatentCodec.read(reader)
+    reader.end()
+    codes = latents.unpack(chunk)
+    assert latents.prior.signed == wanted["case"]["signed"] == (codes.levels.min() < 0)
+    assert make.described(codes) == {key: wanted[key] for key in ("levels", "columns")}
+    assert make.CHUNKS[name].encode(latents, make.CHUNKS[name].codes()) == golden
+    assert make.CHUNKS[name].encode(latents, codes) == golden
+
+
+def test_golden_codes_are_not_trivial(make: ModuleType) -> None:
+    for name in (*FILES[:1], *FILES[2:], *CHUNKS):
+        levels = expected(name)["levels"]
+        density = levels["nonzeros"] / np.prod(levels["shape"])
+        assert 0.02 < density < 0.3, name
