@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS, DEFAULT_STEP, Codec, fit_features
@@ -13,7 +14,7 @@ from saecodec.features import Features
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.atomic import atomic_output
 from saecodec.formats.saec_writer import SaecWriter
-from saecodec.formats.spool import FeatureSpool
+from saecodec.formats.spool import Spool, code_spool, feature_spool
 from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.quantizer import Step
 from saecodec.sae import SAE
@@ -46,10 +47,10 @@ def fit_array(
     """Fit a codec on all rows of an array. InputError names the first row that holds NaN or infinity."""
     step = Step.parse(step)
     _check(source, sae, chunk_rows)
-    with FeatureSpool() as spool:
+    with feature_spool() as spool, code_spool(sae.n_latents) as codes:
         _fill(spool, _features(source, sae, chunk_rows, EncodeReport()), source.n_rows, progress)
         progress("fit", 0, source.n_rows)
-        return fit_features(sae, lambda: iter(spool), step)
+        return fit_features(sae, spool, step, codes)
 
 
 def encode_array(
@@ -90,15 +91,20 @@ def encode_array(
             f"encoding needs the SAE {name!r}: give it (-s SAE), or a codec fitted with --embed-sae"
         )
     _check(source, sae, chunk_rows)
-    with atomic_output(path, force=force) as file, FeatureSpool() as spool:
+    with ExitStack() as held:
+        file = held.enter_context(atomic_output(path, force=force))
+        spool = held.enter_context(feature_spool())
         started = time.perf_counter()
         report = EncodeReport()
         features = _features(source, sae, chunk_rows, report)
         if codec is None:
             _fill(spool, features, source.n_rows, progress)
             progress("fit", 0, source.n_rows)
-            codec, features = fit_features(sae, lambda: iter(spool), wanted), iter(spool)
+            store = held.enter_context(code_spool(sae.n_latents))
+            codec, codes = fit_features(sae, spool, wanted, store), iter(store)
             embed = embed or "tables"
+        else:
+            codes = map(codec.quantize_features, features)
         writer = SaecWriter(
             file,
             codec,
@@ -109,8 +115,8 @@ def encode_array(
             user=user,
         )
         done = 0
-        for chunk in features:
-            writer.add(codec.quantize_features(chunk))
+        for chunk in codes:
+            writer.add(chunk)
             done += chunk.n_rows
             progress("encode", done, source.n_rows)
         writer.finish()
@@ -142,7 +148,7 @@ def _features(source: ArraySource, sae: SAE, chunk_rows: int, report: EncodeRepo
         yield features
 
 
-def _fill(spool: FeatureSpool, features: Iterable[Features], n_rows: int, progress: Progress) -> None:
+def _fill(spool: Spool[Features], features: Iterable[Features], n_rows: int, progress: Progress) -> None:
     for chunk in features:
         spool.append(chunk)
         progress("SAE", spool.n_rows, n_rows)

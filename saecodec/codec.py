@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +55,11 @@ class Codec:
         *,
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
     ) -> Codec:
-        """Fit step, centroids and tables on rows x (..., d); see `fit_features` for rows that do not fit in memory."""
+        """Fit step, centroids and tables on rows x (..., d); see `fit_features` for more than fit in memory."""
         rows = _rows(x, sae.width)
         _check_chunk_rows(chunk_rows)
         parts = [sae.features(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows)]
-        return fit_features(sae, lambda: iter(parts), Step.parse(step))
+        return fit_features(sae, parts, Step.parse(step), [])
 
     def with_sae(self, sae: SAE) -> Codec:
         """This codec with its SAE; IdentityError when it is another one."""
@@ -172,26 +172,34 @@ class Codec:
         return cls.from_tables(payloads[1], decoder_id.hex(), info, what)
 
 
-def fit_features(
-    sae: SAE, chunks: Callable[[], Iterable[Features]], step: Step, info: Mapping[str, Any] | None = None
-) -> Codec:
-    """Fit a codec on feature activations.
+class CodeStore(Protocol):
+    """Where `fit_features` puts codes: a list, or a file."""
 
-    chunks: iterates over the chunks each time it is called (three passes), so that they may lie in a file.
+    def append(self, codes: Codes, /) -> None:
+        """Take the next chunk."""
+
+    def __iter__(self) -> Iterator[Codes]:
+        """All chunks, from the first."""
+
+
+def fit_features(sae: SAE, chunks: Iterable[Features], step: Step, store: CodeStore) -> Codec:
+    """Fit a codec on feature activations, and leave their codes in `store`, which is empty before.
+
+    chunks: is iterated twice, and `store` once, so that both may lie in files.
     """
     n_rows, square, nnz = 0, 0.0, 0
-    for features in chunks():
+    for features in chunks:
         length = features.values * sae.norms[features.latents]
         n_rows, square, nnz = n_rows + features.n_rows, square + float(length @ length), nnz + features.nnz
     absolute = step.resolve((square / max(nnz, 1)) ** 0.5)
     statistics, centroids = LatentStatistics(sae.n_latents), CentroidStatistics(sae.n_latents)
-    for features in chunks():
-        statistics.add(quantize(features, sae.norms, absolute))
-        centroids.add(features, sae.norms, absolute)
-    coded = lambda: (quantize(features, sae.norms, absolute) for features in chunks())  # noqa: E731
-    prior = fit_factorized(coded, statistics, signed=sae.signed)
+    for features in chunks:
+        codes = quantize(features, sae.norms, absolute, centroids)
+        statistics.add(codes)
+        store.append(codes)
+    prior = fit_factorized(store, statistics, signed=sae.signed)
     quantizer = Quantizer(absolute, centroids.centroids(prior.level_class, prior.n_level_classes), prior.level_class)
-    facts = {"sae": sae.name, "architecture": sae.architecture, "fit_rows": n_rows, **(info or {})}
+    facts = {"sae": sae.name, "architecture": sae.architecture, "fit_rows": n_rows}
     return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts)
 
 

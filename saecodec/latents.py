@@ -59,7 +59,7 @@ class LatentCodec:
         statistics = LatentStatistics(chunks[0].n_latents)
         for codes in chunks:
             statistics.add(codes.check())
-        return cls(fit_factorized(lambda: chunks, statistics, signed=statistics.signed))
+        return cls(fit_factorized(chunks, statistics, signed=statistics.signed))
 
     def pack(self, codes: Codes) -> bytes:
         """The chunk of `codes`: identical bytes for identical codes. InputError when they do not fit the prior."""

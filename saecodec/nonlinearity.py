@@ -63,11 +63,14 @@ class Nonlinearity(ABC):
         raise UnsupportedError(f"unknown nonlinearity {kind!r}: this version knows relu, jumprelu, topk, gated")
 
 
-def _where(mask: Tensor) -> Tensor:
-    """Flat indices of the true cells, ascending."""
-    if mask.device.type == "cpu":  # numpy's search is several times faster than torch's on the CPU
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.reshape(-1).nonzero().reshape(-1)
+def _above(h: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat indices, ascending, and values of the cells of h (T, F) that exceed their latent's threshold (F,)."""
+    if h.device.type == "cpu":  # numpy compares and searches several times faster than torch on the CPU
+        values = h.numpy()
+        index = np.flatnonzero(values > threshold.numpy())
+        return torch.from_numpy(index), torch.from_numpy(values.reshape(-1)[index])
+    index_t = (h > threshold).reshape(-1).nonzero().reshape(-1)
+    return index_t, h.reshape(-1)[index_t]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +80,7 @@ class ReLU(Nonlinearity):
     kind = "relu"
 
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        index = _where(h > 0)
-        return index, h.reshape(-1)[index]
+        return _above(h, torch.zeros(1, device=h.device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +91,7 @@ class JumpReLU(Nonlinearity):
     threshold: Tensor
 
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        index = _where(h > self.threshold.clamp(min=0))
-        return index, h.reshape(-1)[index]
+        return _above(h, self.threshold.clamp(min=0))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"threshold": self.threshold}
@@ -125,9 +126,9 @@ class Gated(Nonlinearity):
     b_gate: Tensor
 
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        index = _where(h > 0)
+        index, gate = _above(h, torch.zeros(1, device=h.device))
         latent = index % h.shape[1]
-        projection = h.reshape(-1)[index] - self.b_gate[latent]
+        projection = gate - self.b_gate[latent]
         values = projection * self.r_mag.exp()[latent] + self.b_mag[latent]
         keep = values > 0
         return index[keep], values[keep]

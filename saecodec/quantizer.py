@@ -99,12 +99,17 @@ class Quantizer:
         return cls(step, unzigzag(packed).reshape(n_classes, CENTROID_LEVELS), latent_class)
 
 
-def quantize(features: Features, norms: NDArray[np.float64], step: float) -> Codes:
+def quantize(
+    features: Features, norms: NDArray[np.float64], step: float, statistics: CentroidStatistics | None = None
+) -> Codes:
     """The codes of feature activations: level = floor(|z_f| |d_f| / step + 1/2).
 
-    norms: |d_f|, float64 (F,); a latent of norm 0 is never coded. InputError when a level would exceed 2^20.
+    norms: |d_f|, float64 (F,); a latent of norm 0 is never coded. statistics: takes the rounding errors. InputError
+    when a level would exceed 2^20.
     """
-    magnitude, _ = _levels(features, norms, step)
+    magnitude, steps = _levels(features, norms, step)
+    if statistics is not None:
+        statistics.add(features.latents, magnitude, steps - magnitude)
     kept = np.flatnonzero(magnitude)
     levels = magnitude[kept].astype(np.int32)
     if len(kept) and features.values.min() < 0:
@@ -141,12 +146,11 @@ class CentroidStatistics:
         self._error = np.zeros(n_latents * (CENTROID_LEVELS + 1))
         self._count = np.zeros(n_latents * (CENTROID_LEVELS + 1))
 
-    def add(self, features: Features, norms: NDArray[np.float64], step: float) -> None:
-        """Add the activations of a chunk."""
-        magnitude, steps = _levels(features, norms, step)
+    def add(self, latents: NDArray[np.int32], magnitude: NDArray[np.float64], error: NDArray[np.float64]) -> None:
+        """Add activations: latent, |level| and rounding error in steps of each."""
         level = np.where(magnitude <= CENTROID_LEVELS, magnitude, 0).astype(np.int64)  # level 0 is not looked at
-        cell = features.latents * np.int64(CENTROID_LEVELS + 1) + level
-        np.add.at(self._error, cell, steps - magnitude)
+        cell = latents * np.int64(CENTROID_LEVELS + 1) + level
+        np.add.at(self._error, cell, error)
         np.add.at(self._count, cell, 1.0)
 
     def centroids(self, latent_class: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:

@@ -11,7 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from saecodec.codec import Codec, fit_features
+from saecodec.codes import Codes
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, SaecodecError, UnsupportedError
+from saecodec.formats.spool import code_spool, feature_spool
 from saecodec.frames import HEAD_BYTES, frame, frames, pack_record, unpack_record
 from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.quantizer import Step
@@ -114,8 +116,13 @@ def test_the_step_is_absolute_or_relative_to_the_rms_length(
 def test_fitting_does_not_depend_on_where_features_lie(sae: SAE, exact_rows: ExactRows) -> None:
     rows = exact_rows(500)
     codec = Codec.fit(sae, rows, "0.3rms", chunk_rows=200)
-    again = fit_features(sae, lambda: (sae.features(rows[i : i + 200]) for i in (0, 200, 400)), Step(0.3, True))
-    assert again.tables() == codec.tables()
+    with feature_spool() as features, code_spool(sae.n_latents) as codes:
+        for i in (0, 200, 400):
+            features.append(sae.features(rows[i : i + 200]))
+        again = fit_features(sae, features, Step(0.3, True), codes)
+        assert again.tables() == codec.tables()
+        found = Codes.concatenate(codes, sae.n_latents)
+        np.testing.assert_array_equal(found.to_dense(), codec.quantize(rows).to_dense())
 
 
 @pytest.mark.parametrize("threads", [1, 2])

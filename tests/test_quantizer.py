@@ -233,7 +233,7 @@ def centroids_of(
 ) -> Quantizer:
     statistics = CentroidStatistics(len(classes))
     for part in np.array_split(np.arange(len(z)), parts):
-        statistics.add(features(z[part], [latents[i] for i in part]), np.ones(len(classes)), step)
+        quantize(features(z[part], [latents[i] for i in part]), np.ones(len(classes)), step, statistics)
     latent_class = np.array(classes)
     return Quantizer(step, statistics.centroids(latent_class, max(classes) + 1), latent_class)
 
@@ -267,7 +267,7 @@ def test_centroids_of_negative_activations_are_those_of_their_magnitudes() -> No
 
 def test_a_class_without_latents_has_centroids_of_zero() -> None:
     statistics = CentroidStatistics(2)
-    statistics.add(features([0.6] * 9, [0, 1] * 4 + [0]), np.ones(2), 1.0)
+    quantize(features([0.6] * 9, [0, 1] * 4 + [0]), np.ones(2), 1.0, statistics)
     assert statistics.centroids(np.array([0, 2]), 3)[:, 0].tolist() == [-102, 0, -102]
 
 

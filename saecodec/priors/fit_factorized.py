@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -66,12 +66,10 @@ class LatentStatistics:
         self.signed = self.signed or bool(codes.nnz and codes.levels.min() < 0)
 
 
-def fit_factorized(
-    chunks: Callable[[], Iterable[Codes]], statistics: LatentStatistics, *, signed: bool
-) -> FactorizedPrior:
+def fit_factorized(chunks: Iterable[Codes], statistics: LatentStatistics, *, signed: bool) -> FactorizedPrior:
     """The factorized prior that describes `chunks`, itself included, in few bits.
 
-    chunks: called once, iterates over the chunks; statistics: those of the same chunks; signed: code signs.
+    chunks: is iterated once; statistics: those of the same chunks; signed: code signs.
     """
     overhead = _COUNT_BITS * statistics.n_chunks
     support = _by_rate(_fit_classes(statistics.gaps, _COARSE_GAP, _SUPPORT_CANDIDATES, overhead), statistics.gaps)
@@ -80,7 +78,7 @@ def fit_factorized(
     n_support, n_levels = int(support.max()) + 1, int(levels.max()) + 1
     gap_counts = np.zeros((n_support, buckets.N_BUCKETS))
     level_counts = np.zeros((n_levels, buckets.N_BUCKETS))
-    for codes in chunks():
+    for codes in chunks:
         cells = layout.cells(codes)
         latent = layout.latent_of[cells.column]
         gaps, _ = gaps_of(cells, codes.n_rows, layout.class_start)

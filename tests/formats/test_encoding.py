@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from saecodec.codec import Codec
+from saecodec.codec import Codec, fit_features
 from saecodec.codes import Codes
 from saecodec.errors import IdentityError, InputError, MissingPieceError, OutputError
 from saecodec.formats.array_source import MemoryArray
@@ -23,6 +23,7 @@ from saecodec.formats.encoding import encode_array, fit_array
 from saecodec.formats.saec import open_saec
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.latents import MAX_CHUNK_ROWS
+from saecodec.quantizer import Step
 from saecodec.sae import SAE
 
 Rows = npt.NDArray[np.float32]
@@ -176,10 +177,7 @@ def test_the_number_of_threads_does_not_change_a_fit(
     features = sae.features(x)
     for n in (1, 2):
         threads(n)
-        from saecodec.codec import fit_features
-        from saecodec.quantizer import Step
-
-        codec_ids.add(fit_features(sae, lambda: iter([features]), Step(0.4, True)).codec_id)
+        codec_ids.add(fit_features(sae, [features], Step(0.4, True), []).codec_id)
     assert len(codec_ids) == 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from saecodec.features import Features
-from saecodec.formats.spool import FeatureSpool
+from saecodec.formats.spool import feature_spool
 
 
 def features(n_rows: int, seed: int = 0) -> Features:
@@ -41,7 +41,7 @@ SILENT = Features(np.zeros(6, np.int64), np.zeros(0, np.int32), np.zeros(0, np.f
     ],
 )
 def test_chunks_come_back_in_order_as_often_as_asked(chunks: list[Features]) -> None:
-    with FeatureSpool() as spool:
+    with feature_spool() as spool:
         for chunk in chunks:
             spool.append(chunk)
         assert spool.n_rows == sum(chunk.n_rows for chunk in chunks)
@@ -53,7 +53,7 @@ def test_chunks_come_back_in_order_as_often_as_asked(chunks: list[Features]) -> 
 
 def test_an_iteration_that_was_left_early_does_not_disturb_the_next() -> None:
     chunks = [features(5, seed) for seed in range(4)]
-    with FeatureSpool() as spool:
+    with feature_spool() as spool:
         for chunk in chunks:
             spool.append(chunk)
         next(iter(spool))
@@ -64,14 +64,14 @@ def test_an_iteration_that_was_left_early_does_not_disturb_the_next() -> None:
 def test_chunks_of_views_are_written_in_full() -> None:
     chunk = features(9)
     strided = Features(chunk.indptr, np.repeat(chunk.latents, 2)[::2], np.repeat(chunk.values, 2)[::2])
-    with FeatureSpool() as spool:
+    with feature_spool() as spool:
         spool.append(strided)
         assert_same(next(iter(spool)), chunk)
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with FeatureSpool() as spool:
+    with feature_spool() as spool:
         spool.append(features(100))
         list(spool)
     assert list(tmp_path.iterdir()) == []
