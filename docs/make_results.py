@@ -215,12 +215,12 @@ def _encode(source: Any, path: Path, sae: saecodec.SAE, codec: Codec | None) -> 
 
 
 _PEAK = """
-import resource, sys
+import re, sys
 import saecodec
 from saecodec.formats.arrays import open_array
 from saecodec.formats.encoding import encode_array
 encode_array(open_array(sys.argv[1]), sys.argv[2], sae=saecodec.load_sae(sys.argv[3]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])  # ru_maxrss would count the parent's
 """
 
 

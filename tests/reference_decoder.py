@@ -337,7 +337,7 @@ def chunk_of(payload: bytes, tables: Tables) -> Chunk:
 
     need(n_rows * tables.n_latents <= 1 << 40, "a chunk has at most 2^40 cells")
     support, level = tables.support.classes, tables.levels.classes
-    order = sorted(range(tables.n_latents), key=lambda f: (support[f], level[f], f))  # column -> latent
+    order = sorted(range(tables.n_latents), key=lambda f: (support[f], f))  # column -> latent
     n_classes = len(tables.support.weights)
     counts = [source.varint(1 << 24) for _ in range(n_classes)]
     lengths = [source.varint() for _ in range(2 * len(tables.groups))]
@@ -367,6 +367,7 @@ def chunk_of(payload: bytes, tables: Tables) -> Chunk:
                 cells.append((order[position // n_rows], position % n_rows))
             first_column += sizes[c]
 
+        cells.sort(key=lambda cell: level[cell[0]])  # stable: positions stay in order
         stream = streams[len(tables.groups) + g]
         magnitudes = values_of(stream, [stream.symbol(tables.levels.weights[level[f]]) for f, _ in cells])
         signs = stream.uniform([1] * len(cells)) if tables.signed else [0] * len(cells)

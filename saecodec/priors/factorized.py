@@ -113,17 +113,7 @@ class FactorizedPrior:
     @cached_property
     def layout(self) -> Layout:
         """The order of a chunk's cells."""
-        return Layout(self.support.classes, self.levels.classes)
-
-    @cached_property
-    def _class_bounds(self) -> list[int]:
-        return [0, *np.cumsum(self.group_sizes).tolist()]
-
-    @cached_property
-    def _segment_bounds(self) -> list[int]:
-        """First segment of each group, and the number of segments."""
-        starts = self.layout.class_start[self._class_bounds]
-        return list(np.searchsorted(self.layout.segment_start, starts).tolist())
+        return Layout(self.support.classes, self.levels.classes, self.group_sizes)
 
     def encode(self, codes: Codes) -> bytes:
         """The support and levels of one chunk.
@@ -138,16 +128,16 @@ class FactorizedPrior:
             )
         if not self.signed and codes.nnz and codes.levels.min() < 0:
             raise InputError("this prior was fitted on activations that are never negative, but a level is")
-        cells = self.layout.cells(codes)
-        gaps, first = gaps_of(cells, codes.n_rows, self.layout.class_start)
-        segment = np.searchsorted(cells.column, self.layout.segment_start)
-        magnitude = np.abs(cells.level).astype(np.int64) - 1
-        negative = (cells.level < 0).astype(np.int64)
-        support = self._encode_groups(gaps, first, self._class_bounds, self.support.models)
-        models = [self.levels.models[c] for c in self.layout.segment_class]
-        levels = self._encode_groups(
-            magnitude, segment, self._segment_bounds, models, negative if self.signed else None
-        )
+        layout = self.layout
+        cells = layout.cells(codes)
+        gaps, first = gaps_of(cells, codes.n_rows, layout.class_start)
+        order, run = layout.level_order(cells.column)
+        level = cells.level[order]
+        magnitude = np.abs(level).astype(np.int64) - 1
+        negative = (level < 0).astype(np.int64)
+        support = self._encode_groups(gaps, first, layout.class_bounds, self.support.models)
+        models = [self.levels.models[c] for c in layout.run_class]
+        levels = self._encode_groups(magnitude, run, layout.run_bounds, models, negative if self.signed else None)
         lengths = [len(stream) // 4 for pair in zip(support, levels, strict=True) for stream in pair]
         return varints(np.diff(first)) + varints(lengths) + b"".join(support) + b"".join(levels)
 
@@ -188,17 +178,16 @@ class FactorizedPrior:
         streams = [reader.take(4 * n) for n in (*lengths[::2], *lengths[1::2])]
         n_groups = len(self.group_sizes)
         first = np.concatenate([[0], np.cumsum(counts)])
-        gaps, _ = self._decode_groups(streams[:n_groups], first, self._class_bounds, self.support.models, what, False)
+        gaps, _ = self._decode_groups(streams[:n_groups], first, layout.class_bounds, self.support.models, what, False)
         column, row = positions_of(gaps, counts, n_rows, layout.class_start, what)
-        segment = np.searchsorted(column, layout.segment_start)
-        models = [self.levels.models[c] for c in layout.segment_class]
-        magnitude, negative = self._decode_groups(
-            streams[n_groups:], segment, self._segment_bounds, models, what, self.signed
-        )
+        order, run = layout.level_order(column)
+        models = [self.levels.models[c] for c in layout.run_class]
+        magnitude, negative = self._decode_groups(streams[n_groups:], run, layout.run_bounds, models, what, self.signed)
         if len(magnitude) and magnitude.max() >= MAX_LEVEL:
             raise FormatError(f"{what}: a level exceeds 2^20")
-        level = (magnitude + 1) * (1 - 2 * negative) if self.signed else magnitude + 1
-        return layout.codes(Cells(column, row, level.astype(np.int32)), n_rows)
+        level = np.empty(len(magnitude), np.int32)
+        level[order] = (magnitude + 1) * (1 - 2 * negative) if self.signed else magnitude + 1
+        return layout.codes(Cells(column, row, level), n_rows)
 
     def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[NDArray[np.int64], list[int]]:
         """Counts of nonzeros per class and lengths of the streams in words, checked against each other."""
@@ -209,7 +198,7 @@ class FactorizedPrior:
         sizes = np.diff(self.layout.class_start)
         counts = np.array(reader.varints(len(sizes), MAX_NONZEROS), np.int64)
         lengths = reader.varints(2 * len(self.group_sizes), reader.left)
-        least = np.add.reduceat(counts * self.support.least_bits, self._class_bounds[:-1])
+        least = np.add.reduceat(counts * self.support.least_bits, self.layout.class_bounds[:-1])
         # The range coder may undercut the ideal code length by its last word; 1 % is for the rounding of the bound.
         possible = 32.0 * np.array(lengths[::2]) + 64
         if counts.sum() > MAX_NONZEROS or (counts > sizes * n_rows).any() or (0.99 * least > possible).any():

@@ -53,7 +53,7 @@ class LatentStatistics:
         self.gaps = np.zeros((n_latents, _COARSE))
         self.levels = np.zeros((n_latents, _COARSE))
         identity = np.arange(n_latents)
-        self._layout = Layout(identity, np.zeros_like(identity))
+        self._layout = Layout(identity, np.zeros_like(identity), (n_latents,))
 
     def add(self, codes: Codes) -> None:
         """Add a chunk."""
@@ -74,8 +74,8 @@ def fit_factorized(chunks: Iterable[Codes], statistics: LatentStatistics, *, sig
     overhead = _COUNT_BITS * statistics.n_chunks
     support = _by_rate(_fit_classes(statistics.gaps, _COARSE_GAP, _SUPPORT_CANDIDATES, overhead), statistics.gaps)
     levels = _fit_classes(statistics.levels, _COARSE_LEVEL, _LEVEL_CANDIDATES, 0.0)
-    layout = Layout(support, levels)
     n_support, n_levels = int(support.max()) + 1, int(levels.max()) + 1
+    layout = Layout(support, levels, (n_support,))
     gap_counts = np.zeros((n_support, buckets.N_BUCKETS))
     level_counts = np.zeros((n_levels, buckets.N_BUCKETS))
     for codes in chunks:

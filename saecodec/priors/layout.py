@@ -1,8 +1,8 @@
 """The order in which a chunk's cells are laid out: groups of classes of columns, one column per latent.
 
-A chunk of T rows has F columns of T cells. The columns are sorted by support class, then level class, then latent;
-a cell's position is column * T + row. Classes are contiguous in it, and consecutive classes form a *group*, whose
-support and levels are a stream each. Inside a support class the runs of one level class are *segments*.
+A chunk of T rows has F columns of T cells. The columns are sorted by support class, then latent; a cell's position is
+column * T + row. Consecutive support classes form a *group*, whose support is a stream and whose levels are another.
+Levels have an order of their own, in which one table serves a long run: by group, then level class, then position.
 """
 
 from __future__ import annotations
@@ -15,52 +15,85 @@ from numpy.typing import NDArray
 
 from saecodec.codes import Codes
 
+Integers = NDArray[np.int64]
+
 
 @dataclass(frozen=True, eq=False)
 class Cells:
     """A chunk's nonzeros in the order of their positions, in arrays of length K."""
 
-    column: NDArray[np.int64]
-    row: NDArray[np.int64]
+    column: Integers
+    row: Integers
     level: NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The column order of latents that have a support class and a level class each, int64 (F,)."""
+    """Support class and level class of each latent, int64 (F,) each, and the number of support classes per group."""
 
-    support_class: NDArray[np.int64]
-    level_class: NDArray[np.int64]
+    support_class: Integers
+    level_class: Integers
+    group_sizes: tuple[int, ...]
 
     @cached_property
-    def latent_of(self) -> NDArray[np.int64]:
+    def latent_of(self) -> Integers:
         """The latent of each column, int64 (F,)."""
-        return np.lexsort((self.level_class, self.support_class))  # stable: ties keep the latents' order
+        return np.argsort(self.support_class, kind="stable")
 
     @cached_property
-    def column_of(self) -> NDArray[np.uint16] | NDArray[np.int64]:
+    def column_of(self) -> NDArray[np.uint16] | Integers:
         """The column of each latent, (F,); 16-bit when it fits, for which numpy's stable sort is a radix sort."""
-        out = np.empty(len(self.latent_of), np.int64)
-        out[self.latent_of] = np.arange(len(out))
-        return narrow(out, len(out))
+        return narrow(_inverse(self.latent_of), len(self.latent_of))
 
     @cached_property
-    def class_start(self) -> NDArray[np.int64]:
+    def class_start(self) -> Integers:
         """First column of each support class, and F at the end: int64 (C + 1,)."""
-        counts = np.bincount(self.support_class)
+        counts = np.bincount(self.support_class, minlength=sum(self.group_sizes))
         return np.concatenate([[0], np.cumsum(counts)])
 
     @cached_property
-    def segment_start(self) -> NDArray[np.int64]:
-        """First column of each segment, and F at the end: int64 (S + 1,)."""
-        support, level = self.support_class[self.latent_of], self.level_class[self.latent_of]
-        new = (np.diff(support) != 0) | (np.diff(level) != 0)
-        return np.concatenate([[0], np.flatnonzero(new) + 1, [len(support)]])
+    def class_bounds(self) -> list[int]:
+        """First support class of each group, and C at the end."""
+        return [0, *np.cumsum(self.group_sizes).tolist()]
 
     @cached_property
-    def segment_class(self) -> NDArray[np.int64]:
-        """Level class of each segment, int64 (S,)."""
-        return self.level_class[self.latent_of[self.segment_start[:-1]]]
+    def _group_start(self) -> Integers:
+        """First column of each group, and F at the end."""
+        return self.class_start[self.class_bounds]
+
+    @cached_property
+    def _by_level(self) -> Integers:
+        """The columns in the order of levels, int64 (F,)."""
+        group = np.repeat(np.arange(len(self.group_sizes)), np.diff(self._group_start))
+        return np.lexsort((self.level_class[self.latent_of], group))
+
+    @cached_property
+    def _run_start(self) -> Integers:
+        """Place in `_by_level` of the first column of each run of one level class in a group, and F at the end."""
+        level = self.level_class[self.latent_of][self._by_level]
+        new = np.diff(level) != 0
+        new[self._group_start[1:-1][self._group_start[1:-1] > 0] - 1] = True
+        return np.concatenate([[0], np.flatnonzero(new) + 1, [len(level)]])
+
+    @cached_property
+    def run_class(self) -> Integers:
+        """Level class of each run, int64 (R,)."""
+        return self.level_class[self.latent_of[self._by_level[self._run_start[:-1]]]]
+
+    @cached_property
+    def run_bounds(self) -> list[int]:
+        """First run of each group, and R at the end."""
+        return list(np.searchsorted(self._run_start, self._group_start).tolist())
+
+    def level_order(self, column: Integers) -> tuple[Integers, Integers]:
+        """The order of levels: places (K,) in the order of positions, and the first nonzero of each run (R + 1,).
+
+        column: of each nonzero, in the order of positions, int64 (K,).
+        """
+        counts = np.bincount(column, minlength=len(self.latent_of))
+        order = _gather(counts, self._by_level)
+        ends = np.concatenate([[0], np.cumsum(counts[self._by_level])])
+        return order, ends[self._run_start]
 
     def cells(self, codes: Codes) -> Cells:
         """The nonzeros of a chunk, sorted by position."""
@@ -71,14 +104,28 @@ class Layout:
     def codes(self, cells: Cells, n_rows: int) -> Codes:
         """The inverse of `cells`."""
         n_latents = len(self.latent_of)
-        latent = self.latent_of[cells.column]
-        by_latent = np.argsort(narrow(latent, n_latents), kind="stable")
+        by_latent = _gather(np.bincount(cells.column, minlength=n_latents), _inverse(self.latent_of))
         order = by_latent[np.argsort(narrow(cells.row, n_rows)[by_latent], kind="stable")]
         indptr = np.zeros(n_rows + 1, np.int64)
         np.cumsum(np.bincount(cells.row, minlength=n_rows), out=indptr[1:])
-        return Codes(indptr, latent[order].astype(np.int32), cells.level[order], n_latents)
+        latents = self.latent_of[cells.column[order]].astype(np.int32)
+        return Codes(indptr, latents, cells.level[order], n_latents)
 
 
-def narrow(values: NDArray[np.int64], limit: int) -> NDArray[np.uint16] | NDArray[np.int64]:
+def narrow(values: Integers, limit: int) -> NDArray[np.uint16] | Integers:
     """`values` (all below `limit`) as uint16 when they fit, for numpy's radix sort; else as they are."""
     return values.astype(np.uint16) if limit <= 1 << 16 else values
+
+
+def _inverse(permutation: Integers) -> Integers:
+    out = np.empty(len(permutation), np.int64)
+    out[permutation] = np.arange(len(permutation))
+    return out
+
+
+def _gather(counts: Integers, order: Integers) -> Integers:
+    """Places of the nonzeros of columns `order`, one column after the other, where column c has counts[c] of them."""
+    start = np.cumsum(counts) - counts
+    taken = counts[order]
+    shift = start[order] - (np.cumsum(taken) - taken)
+    return np.repeat(shift, taken) + np.arange(int(taken.sum()))

@@ -1,8 +1,9 @@
-"""The layout sorts columns by support class, level class and latent, and cells go there and back."""
+"""The layout sorts columns by support class and latent, and levels by class; cells go there and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,32 +18,58 @@ SameCodes = Callable[[Codes, Codes], None]
 
 
 def layout(n_latents: int, seed: int) -> Layout:
+    """Random classes, one to three of them in a group."""
     rng = np.random.default_rng(seed)
-    support = np.unique(rng.integers(0, 4, n_latents), return_inverse=True)[1].reshape(-1).astype(np.int64)
-    return Layout(support, rng.integers(0, 3, n_latents))
+    support = np.unique(rng.integers(0, 6, n_latents), return_inverse=True)[1].reshape(-1).astype(np.int64)
+    cuts = np.unique(np.append(rng.integers(0, support.max() + 1, 3), [0, support.max() + 1]))
+    return Layout(support, rng.integers(0, 3, n_latents), tuple(np.diff(cuts).tolist()))
 
 
-def test_columns_are_sorted_by_support_class_then_level_class_then_latent() -> None:
-    made = Layout(np.array([1, 0, 1, 0, 1]), np.array([1, 0, 0, 2, 1]))
-    assert made.latent_of.tolist() == [1, 3, 2, 0, 4]
-    assert made.column_of.tolist() == [3, 0, 2, 1, 4]
-    assert made.class_start.tolist() == [0, 2, 5]
-    assert made.segment_start.tolist() == [0, 1, 2, 3, 5]
-    assert made.segment_class.tolist() == [0, 2, 0, 1]
+def test_columns_are_sorted_by_support_class_then_latent() -> None:
+    made = Layout(np.array([1, 0, 2, 0, 1]), np.array([1, 0, 0, 2, 1]), (2, 1))
+    assert made.latent_of.tolist() == [1, 3, 0, 4, 2]
+    assert made.column_of.tolist() == [2, 0, 4, 1, 3]
+    assert made.class_start.tolist() == [0, 2, 4, 5]
+    assert made.class_bounds == [0, 2, 3]
+
+
+def test_levels_are_in_runs_of_one_level_class_inside_a_group() -> None:
+    made = Layout(np.array([0, 0, 0, 1, 1, 1]), np.array([1, 0, 1, 2, 2, 0]), (1, 1))
+    column = np.array([0, 0, 1, 2, 4, 4, 5])  # of nonzeros, by position; the columns are the latents here
+    order, run = made.level_order(column)
+    assert made.run_class.tolist() == [0, 1, 0, 2]
+    assert made.run_bounds == [0, 2, 4]
+    assert column[order].tolist() == [1, 0, 0, 2, 5, 4, 4]
+    assert run.tolist() == [0, 1, 4, 5, 7]
+
+
+@given(st.data(), st.integers(1, 30), st.integers(0, 1000))
+def test_the_order_of_levels_is_by_group_then_level_class_then_position(
+    any_codes: AnyCodes, data: st.DataObject, n_latents: int, seed: int
+) -> None:
+    made = layout(n_latents, seed)
+    codes = data.draw(any_codes(n_latents, columns=False))
+    column = made.cells(codes).column
+    order, run = made.level_order(column)
+    group = np.repeat(np.arange(len(made.group_sizes)), made.group_sizes)[made.support_class]
+    latent = made.latent_of[column]
+    expected = sorted(range(len(column)), key=lambda i: (group[latent[i]], made.level_class[latent[i]], i))
+    assert order.tolist() == expected
+    runs = np.repeat(made.run_class, np.diff(run))
+    np.testing.assert_array_equal(runs, made.level_class[latent[order]])
+    groups = [group[latent[order[run[a] : run[b]]]] for a, b in pairwise(made.run_bounds)]
+    assert all((found == g).all() for g, found in enumerate(groups))
+    assert sum(map(len, groups)) == len(column)
 
 
 @given(st.integers(1, 30), st.integers(0, 1000))
-def test_segments_and_classes_partition_the_columns(n_latents: int, seed: int) -> None:
+def test_classes_partition_the_columns(n_latents: int, seed: int) -> None:
     made = layout(n_latents, seed)
     assert sorted(made.latent_of.tolist()) == list(range(n_latents))
     np.testing.assert_array_equal(made.column_of[made.latent_of], np.arange(n_latents))
-    for starts in (made.class_start, made.segment_start):
-        assert starts[0] == 0
-        assert starts[-1] == n_latents
-        assert (np.diff(starts) > 0).all()
-    assert set(made.class_start) <= set(made.segment_start)
-    level = made.level_class[made.latent_of]
-    np.testing.assert_array_equal(np.repeat(made.segment_class, np.diff(made.segment_start)), level)
+    assert made.class_start[0] == 0
+    assert made.class_start[-1] == n_latents
+    assert (np.diff(made.class_start) > 0).all()
 
 
 @given(st.data(), st.integers(1, 30), st.integers(0, 1000))
