@@ -29,20 +29,19 @@ BASE: Final[NDArray[np.int64]] = np.where(
 
 
 _TABLE_SIZE: Final = 1 << 14
-_TABLE: Final = np.repeat(_index, np.diff(np.append(BASE, 1 << MAX_BITS)).clip(max=_TABLE_SIZE))[:_TABLE_SIZE].astype(
-    np.int32
-)
+_spans = np.diff(np.append(BASE, 1 << MAX_BITS)).clip(max=_TABLE_SIZE)
+_TABLE: Final = np.repeat(_index, _spans)[:_TABLE_SIZE]
 
 
-def bucket_of(values: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The bucket of each value, int32.
+def bucket_of(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The bucket of each value, int64.
 
     values: int64 (N,), 0 <= value < 2^40.
 
-    >>> bucket_of(np.array([0, 15, 16, 17, 18, 31, 32]))
-    array([ 0, 15, 16, 16, 17, 23, 24], dtype=int32)
+    >>> bucket_of(np.array([0, 15, 16, 17, 18, 31, 32])).tolist()
+    [0, 15, 16, 16, 17, 23, 24]
     """
-    out = _TABLE[np.minimum(values, _TABLE_SIZE - 1)]
+    out = _TABLE.take(values, mode="clip")
     big = np.flatnonzero(values >= _TABLE_SIZE)
     if big.size:
         v = values[big]

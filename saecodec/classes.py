@@ -43,20 +43,27 @@ def smoothed(counts: NDArray[np.float64], strength: float = 2.0) -> Tables:
     return np.asarray(counts + strength * shape / shape.sum())
 
 
-def assign(histograms: NDArray[np.float64], n_classes: int, order: NDArray[np.int64]) -> NDArray[np.int64]:
+def assign(
+    histograms: NDArray[np.float64], n_classes: int, order: NDArray[np.int64], rounds: int = _ROUNDS
+) -> NDArray[np.int64]:
     """Classes of latents, int64 (F,), numbered 0..C-1 without gaps (C <= n_classes).
 
     histograms: float64 (F, A) of whole numbers; order: the latents (F,) sorted so that neighbours are alike, which is
     where the first assignment comes from (equal shares of the square roots of the latents' counts).
     """
-    n_latents = histograms.shape[0]
     weight = np.cumsum(np.sqrt(histograms.sum(1)[order]) + 1e-3)
-    classes = np.empty(n_latents, np.int64)
+    classes = np.empty(len(histograms), np.int64)
     classes[order] = np.minimum((weight * (n_classes / weight[-1])).astype(np.int64), n_classes - 1)
-    for _ in range(_ROUNDS):
+    return refine(histograms, classes, rounds)
+
+
+def refine(histograms: NDArray[np.float64], classes: NDArray[np.int64], rounds: int) -> NDArray[np.int64]:
+    """Better classes than `classes`, at most as many, numbered without gaps: some rounds of assigning and refitting."""
+    for _ in range(rounds):
+        n_classes = int(classes.max()) + 1
         lengths = code_lengths(smoothed(class_sums(histograms, classes, n_classes)))
         name = code_lengths(np.bincount(classes, minlength=n_classes).astype(np.float64) + 0.5)
-        blocks = (histograms[i : i + _BLOCK] @ lengths.T + name for i in range(0, n_latents, _BLOCK))
+        blocks = (histograms[i : i + _BLOCK] @ lengths.T + name for i in range(0, len(histograms), _BLOCK))
         new = np.concatenate([np.argmin(bits, axis=1) for bits in blocks])
         if np.array_equal(new, classes):
             break

@@ -55,7 +55,7 @@ def pack_ints(values: NDArray[np.int64]) -> bytes:
     padded = np.append(nibbles, 0)[: nibbles.size + nibbles.size % 2]
     if counts.size > 1:  # else the bucket is known
         head += (padded[::2] | padded[1::2] << 4).astype(np.uint8).tobytes()
-        stream.put(symbols - np.int32(first), model_of(_weights(nibbles)))
+        stream.put((symbols - first).astype(np.int32), model_of(_weights(nibbles)))
     bits = buckets.OFFSET_BITS[symbols]
     wide = bits > 0
     stream.put_bits((values - buckets.BASE[symbols])[wide], bits[wide])

@@ -76,9 +76,10 @@ class Quantizer:
         with np.errstate(divide="ignore", over="ignore"):
             scale = (self.step / norms).astype(np.float32)
         magnitude = np.abs(codes.levels)
-        cell = self.latent_class[codes.latents] * (CENTROID_LEVELS + 2) + np.minimum(magnitude, CENTROID_LEVELS + 1)
+        latents = codes.latents.astype(np.intp)  # numpy would convert them at every use
+        cell = self.latent_class[latents] * (CENTROID_LEVELS + 2) + np.minimum(magnitude, CENTROID_LEVELS + 1)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray((magnitude + self._offsets[cell]) * scale[codes.latents], np.float32)
+            values = np.asarray((magnitude + self._offsets[cell]) * scale[latents], np.float32)
         if not np.isfinite(values).all():
             raise FormatError("a level stands for no float32: its latent's direction is zero, or the step is too large")
         if len(values) and codes.levels.min() < 0:

@@ -57,7 +57,7 @@ def test_bucket_and_offset_give_the_value_back(numbers: list[int]) -> None:
     array = np.array(numbers, np.int64)
     symbols = bucket_of(array)
     offsets = array - BASE[symbols]
-    assert symbols.dtype == np.int32
+    assert symbols.dtype == np.int64
     assert ((offsets >= 0) & (offsets < np.int64(1) << OFFSET_BITS[symbols])).all()
     np.testing.assert_array_equal(BASE[symbols] + offsets, array)
 

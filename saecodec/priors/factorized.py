@@ -153,10 +153,11 @@ class FactorizedPrior:
 
         first: first value of each run (R + 1,); bounds: first run of each group (G + 1,); models: one per run.
         """
-        symbols = buckets.bucket_of(values)
-        wide = np.flatnonzero(buckets.OFFSET_BITS[symbols])
-        offsets = values[wide] - buckets.BASE[symbols[wide]]
-        bits = buckets.OFFSET_BITS[symbols[wide]]
+        buckets_of = buckets.bucket_of(values)
+        wide = np.flatnonzero(buckets_of >= buckets.DIRECT)
+        offsets = values[wide] - buckets.BASE[buckets_of[wide]]
+        bits = buckets.OFFSET_BITS[buckets_of[wide]]
+        symbols = buckets_of.astype(np.int32)
         runs = first.tolist()
         cuts = np.searchsorted(wide, first[bounds]).tolist()
         streams = []
@@ -221,14 +222,13 @@ class FactorizedPrior:
         for g, data in enumerate(streams):
             stream = StreamDecoder(data, what)
             a, b = runs[bounds[g]], runs[bounds[g + 1]]
-            symbols = np.empty(b - a, np.int32)
+            symbols = np.empty(b - a, np.int64)
             for run in range(bounds[g], bounds[g + 1]):
                 if runs[run] < runs[run + 1]:
                     symbols[runs[run] - a : runs[run + 1] - a] = stream.get(models[run], runs[run + 1] - runs[run])
             values[a:b] = buckets.BASE[symbols]
-            bits = buckets.OFFSET_BITS[symbols]
-            wide = np.flatnonzero(bits)
-            values[a + wide] += stream.get_bits(bits[wide])
+            wide = np.flatnonzero(symbols >= buckets.DIRECT)
+            values[a + wide] += stream.get_bits(buckets.OFFSET_BITS[symbols[wide]])
             if signed:
                 negative[a:b] = stream.get_bits(np.ones(b - a, np.int64))
             stream.end()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec import buckets
-from saecodec.classes import assign, choose, class_sums, code_lengths, smoothed
+from saecodec.classes import assign, choose, class_sums, code_lengths, refine, smoothed
 from saecodec.codes import Codes
 from saecodec.integers import pack_ints
 from saecodec.priors.factorized import FactorizedPrior, TableSet
@@ -22,6 +22,7 @@ from saecodec.tables import expand, quantize
 _SUPPORT_CANDIDATES: Final = [1, 2, 4, 8, 16, 32, 64]
 _LEVEL_CANDIDATES: Final = [1, 2, 4, 8, 16, 32]
 _COUNT_BITS: Final = 12.0  # what a support class costs a chunk: its number of nonzeros
+_MORE_ROUNDS: Final = 5
 _ENTRY_BITS: Final = 3.3  # an entry of a table, as measured on tables of real gaps
 _RESOLUTIONS: Final = (0, 1, 2)
 _MIN_GROUPS: Final = 16
@@ -115,7 +116,8 @@ def _fit_classes(
         data = (code_lengths(smoothed(counts)) * counts).sum()
         return float(data + names + _ENTRY_BITS * entries + overhead * n_classes)
 
-    return choose(candidates, lambda n: assign(histograms, n, order), bits)
+    # Two rounds tell which number of classes is best; only that one is worth more.
+    return refine(histograms, choose(candidates, lambda n: assign(histograms, n, order, 2), bits), _MORE_ROUNDS)
 
 
 def _by_rate(classes: NDArray[np.int64], histograms: NDArray[np.float64]) -> NDArray[np.int64]:

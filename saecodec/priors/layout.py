@@ -97,9 +97,9 @@ class Layout:
 
     def cells(self, codes: Codes) -> Cells:
         """The nonzeros of a chunk, sorted by position."""
-        column = self.column_of[codes.latents]
+        column = self.column_of.take(codes.latents)
         order = np.argsort(column, kind="stable")  # rows stay in order inside a column
-        return Cells(column[order].astype(np.int64), codes.rows()[order], codes.levels[order])
+        return Cells(column.take(order).astype(np.int64), codes.rows().take(order), codes.levels.take(order))
 
     def codes(self, cells: Cells, n_rows: int) -> Codes:
         """The inverse of `cells`."""
