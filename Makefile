@@ -12,7 +12,7 @@ help:
 	@echo "make demo      compress the bundled activations and show rate and distortion"
 	@echo "make test      run the tests"
 	@echo "make lint      ruff and mypy"
-	@echo "make results   remake the tables and pictures in docs/"
+	@echo "make results   measure again what docs/results.md reports (DATA=folder)"
 	@echo "make clean     remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -9,4 +10,6 @@ def main() -> None:
     """Entry point: exit status 0 when all went well, 1 when saecodec reports an error, 2 when the usage is wrong."""
     from saecodec.cli.app import app
 
+    # A job that is told to end (a scheduler's SIGTERM) cleans up as one that fails: no temporary file is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(app())

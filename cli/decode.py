@@ -54,6 +54,6 @@ def decode(
         resolve_output_format(output, dtype or probe.dtype)
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
-    with open_saec(input, sae=model, codec=fitted) as file, progress_bar() as progress:
+    with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
         shape = decode_file(file, output, rows=chosen, dtype=dtype, force=force, progress=progress)
         click.echo(f"{output}: {dtype or file.dtype} array of shape {shape}")

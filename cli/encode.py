@@ -57,7 +57,7 @@ def encode(
       saecodec encode acts.npy -s path/to/sae -c l3.saecodec -o acts.saec
       saecodec encode acts.npy -s path/to/sae --embed decoder -o acts.saec
     """
-    from saecodec.cli.options import file_bytes, load_pieces
+    from saecodec.cli.options import check_output_name, file_bytes, load_pieces
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import number, size
     from saecodec.formats.array_source import ITEM_BYTES
@@ -67,6 +67,7 @@ def encode(
 
     if not all("=" in pair for pair in note):
         raise click.UsageError("--note takes KEY=VALUE")
+    check_output_name(output, ".saec")
     check_output_path(output, force=force)
     source = open_array(input, key)
     model, fitted = load_pieces(sae, codec, device)

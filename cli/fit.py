@@ -41,7 +41,7 @@ def fit(
       saecodec fit path/to/sae train.npy -o l3.saecodec
       saecodec fit path/to/sae train.npz --key x --step 0.8rms --embed-sae -o l3.saecodec
     """
-    from saecodec.cli.options import check_device, file_bytes
+    from saecodec.cli.options import check_output_name, file_bytes
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import pairs, size
     from saecodec.codec import DEFAULT_STEP
@@ -51,8 +51,9 @@ def fit(
     from saecodec.formats.codecfile import save_codec
     from saecodec.formats.encoding import fit_array
 
+    check_output_name(output, ".saecodec")
     check_output_path(output, force=force)
-    source, model = open_array(calibration, key), load_sae(sae, check_device(device))
+    source, model = open_array(calibration, key), load_sae(sae, device)
     with progress_bar() as progress:
         codec = fit_array(source, model, step or DEFAULT_STEP, chunk_rows=chunk_rows, progress=progress)
     save_codec(codec, output, embed_sae=embed_sae, force=force)

@@ -68,28 +68,20 @@ def row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[
     return (start + n_rows if start < 0 else start), (stop + n_rows if stop < 0 else stop)
 
 
-def check_device(device: str) -> str:
-    """`device` as torch names it; InputError when there is no such device."""
-    import torch
-
-    from saecodec.errors import InputError
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: not available here ({str(error).splitlines()[0]})") from error
-    return device
-
-
 def load_pieces(sae: str | None, codec: str | None, device: str) -> tuple[SAE | None, Codec | None]:
     """The SAE and the codec that -s and -c name, on `device`."""
     from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.codecfile import load_codec
 
-    where = check_device(device)
-    return (load_sae(sae, where) if sae else None, load_codec(codec, where) if codec else None)
+    return (load_sae(sae, device) if sae else None, load_codec(codec, device) if codec else None)
+
+
+def check_output_name(path: str, extension: str) -> None:
+    """InputError when an output that is not an array has the name of one."""
+    from saecodec.errors import InputError
+
+    if os.path.splitext(path)[1].lower() in (".npy", ".npz", ".safetensors", ".pt", ".pth"):
+        raise InputError(f"{path}: is the name of an array file, but what is written is a {extension} file")
 
 
 def file_bytes(path: str | None) -> int:

@@ -37,7 +37,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(stage, total=None if stage == "fit" else total)  # fitting only begins
             bars.update(tasks[stage], completed=done)
 
         yield report

@@ -46,7 +46,7 @@ def verify(
         raise click.UsageError("--checksums decodes nothing: leave out --against, -s and -c")
     source = open_array(against, key) if against else None
     model, fitted = (None, None) if checksums else load_pieces(sae, codec, device)
-    with open_saec(input, sae=model, codec=fitted) as file, progress_bar() as progress:
+    with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
         result = verify_file(file, against=source, decode=not checksums, progress=progress)
     report = {"file": input, "ok": True, "frames": result.frames, "chunks": result.chunks, "rows": result.rows}
     report["decoded"] = "nothing" if checksums else result.decoded

@@ -43,7 +43,7 @@ def rate_row(label: str, report: dict[str, Any]) -> list[str]:
         label,
         f"{report['bits_per_row']:.2f}",
         f"{report['nmse']:.4f}",
-        f"{report['l0']:.1f}",
+        f"{report['sae_l0']:.1f} / {report['l0']:.1f}",
         f"{bits['support']:.2f}",
         f"{bits['levels']:.2f}",
         f"{bits['tables']:.2f}",
@@ -139,7 +139,7 @@ def determinism(data: Path) -> str:
     return table(
         ["check", "found"],
         [
-            ["distinct chunk bytes of the same codes over 5 runs (1 and 2 threads, 5 processes)", str(len(digests))],
+            ["distinct chunk bytes of the same codes over 5 runs (1 and 2 threads, 3 processes)", str(len(digests))],
             ["distinct fitted tables of the same codes, 1 and 2 threads", str(len(set(fitted.values())))],
             [
                 "levels that differ between 1 and 2 threads, same rows",

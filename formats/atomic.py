@@ -1,7 +1,8 @@
 """Atomic output: nothing appears under the final name until it is complete.
 
 The bytes go to a hidden temporary file in the folder of the target, which takes the final name only after they are
-on the disk. A run that fails or is interrupted leaves the target as it was, and no temporary file behind.
+on the disk. A run that fails or is interrupted (Ctrl-C) leaves the target as it was, and no temporary file behind; one
+that is killed leaves the target as it was.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ Magic, then the frames of `Codec.to_bytes`, then optionally a weights frame `SAE
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.atomic import atomic_output
-from saecodec.frames import field, frame, frames, unpack_record
+from saecodec.frames import HEAD_BYTES, FrameHead, field, frame, frames, unpack_record
 from saecodec.version import check_version
 
 if TYPE_CHECKING:
@@ -59,14 +61,44 @@ def load_codec(path: str | os.PathLike[str], device: str = "cpu") -> Codec:
 
 
 def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a codec file says of itself, without unpacking tables or weights."""
+    """What a codec file says of itself; tables and weights are skipped, not read."""
     name = os.fspath(path)
-    parts = read_codec_file(path)
-    record = _record(parts, name)
-    check_version(record, name)
-    facts = {"decoder_id": field(record, "decoder_id", bytes, name).hex(), **field(record, "info", dict, name)}
-    sizes = {kind: len(part) for kind, part in parts}
+    sizes: dict[str, int] = {}
+    facts: dict[str, Any] = {}
+    with _opened(path) as file:
+        left = os.fstat(file.fileno()).st_size - len(MAGIC)
+        while left:
+            head = FrameHead.parse(file.read(HEAD_BYTES), left - HEAD_BYTES, name)
+            sizes[head.kind] = head.length
+            left -= HEAD_BYTES + head.length
+            if head.kind != "CHED":
+                file.seek(head.length, os.SEEK_CUR)
+                continue
+            payload = file.read(head.length)
+            head.check(payload, name)
+            record = unpack_record(payload, name)
+            check_version(record, name)
+            for key, kind in (("codec_id", bytes), ("decoder_id", bytes), ("prior", str), ("step", float)):
+                value = field(record, key, kind, name)
+                facts[key] = value.hex() if isinstance(value, bytes) else value
+            facts |= field(record, "info", dict, name)
+    if not facts:
+        raise FormatError(f"{name}: a codec file without a CHED frame")
     return facts | {"embeds_sae": WEIGHTS in sizes, "table_bytes": sizes.get("TABL", 0)}
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The file behind its magic."""
+    name = os.fspath(path)
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
+    with file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise FormatError(f"{name}: not a codec file (it does not begin with the magic {MAGIC!r})")
+        yield file
 
 
 def _record(parts: list[tuple[str, bytes]], name: str) -> dict[str, Any]:
@@ -80,14 +112,9 @@ def _record(parts: list[tuple[str, bytes]], name: str) -> dict[str, Any]:
 def read_codec_file(path: str | os.PathLike[str]) -> list[tuple[str, bytes]]:
     """Kinds and bytes of the frames of a codec file."""
     name = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
-    if not data.startswith(MAGIC):
-        raise FormatError(f"{name}: not a codec file (it does not begin with the magic {MAGIC!r})")
-    out, view = [], memoryview(data)[len(MAGIC) :]
+    with _opened(path) as file:
+        data = file.read()
+    out, view = [], memoryview(data)
     for head, payload in frames(view, name):
         out.append((head.kind, frame(head.kind, bytes(payload), critical=head.critical)))
     return out

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saecodec.codes import MAX_CHUNK_ROWS
 from saecodec.distortion import Distortion
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_sinks import create_array
@@ -14,7 +15,6 @@ from saecodec.formats.array_source import ArraySource
 from saecodec.formats.encoding import Progress, no_progress
 from saecodec.formats.saec import SaecFile
 from saecodec.frames import HEAD_BYTES
-from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.wire import ByteReader
 
 
@@ -104,6 +104,9 @@ def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progres
     """Distortion of a file's rows against the array they came from."""
     distortion = Distortion(file.header.width)
     for x in source.batches(file.header.chunk_rows):
+        if not np.isfinite(x).all():
+            bad = distortion.n_rows + int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
+            raise InputError(f"{source.path}: row {bad} holds NaN or infinity: this is not the array that was encoded")
         distortion.add(x, file.rows(distortion.n_rows, distortion.n_rows + len(x)))
         progress("decode", distortion.n_rows, file.n_rows)
     return distortion

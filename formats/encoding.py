@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS, DEFAULT_STEP, Codec, fit_features
-from saecodec.errors import InputError, MissingPieceError
+from saecodec.codes import MAX_CHUNK_ROWS
+from saecodec.errors import InputError, MissingPieceError, OutputError
 from saecodec.features import Features
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.atomic import atomic_output
+from saecodec.formats.header import check_user
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.spool import Spool, code_spool, feature_spool
-from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.quantizer import Step
 from saecodec.sae import SAE
 
@@ -86,11 +87,12 @@ def encode_array(
         codec = codec.with_sae(sae)
     sae = codec.sae if codec is not None else sae
     if sae is None:
-        name = codec.info.get("sae", "?") if codec else "?"
-        raise MissingPieceError(
-            f"encoding needs the SAE {name!r}: give it (-s SAE), or a codec fitted with --embed-sae"
-        )
+        which = f"SAE {codec.info.get('sae', '?')!r}" if codec else "an SAE"
+        raise MissingPieceError(f"encoding needs {which}: give it (-s SAE), or a codec fitted with --embed-sae")
     _check(source, sae, chunk_rows)
+    check_user(user or {})
+    if os.path.exists(path) and os.path.exists(source.path) and os.path.samefile(path, source.path):
+        raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
     with ExitStack() as held:
         file = held.enter_context(atomic_output(path, force=force))
         spool = held.enter_context(feature_spool())

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from saecodec.errors import FormatError
+from saecodec.codes import MAX_CHUNK_ROWS
+from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
-from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.version import check_version, versioned
 
 EMBED: Final = ("none", "tables", "decoder")
@@ -41,7 +41,8 @@ class Header:
     user: Mapping[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """As a msgpack record."""
+        """As a msgpack record. InputError when the user's metadata is not text."""
+        check_user(self.user)
         record = versioned([f"prior:{self.prior}"]) | {
             "width": self.width,
             "dtype": self.dtype,
@@ -85,3 +86,14 @@ class Header:
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
         identities = {"decoder_id": ids[0].hex(), "codec_id": ids[1].hex()}
         return cls(**numbers, **texts, **identities, sae=sae, step=get("step", float), user=user)
+
+
+def check_user(user: Mapping[str, str]) -> None:
+    """InputError unless metadata is text by text, which UTF-8 can hold."""
+    for pair in user.items():
+        try:
+            fine = all(isinstance(text, str) and text.encode() is not None for text in pair)
+        except UnicodeEncodeError:
+            fine = False
+        if not fine:
+            raise InputError(f"user metadata is text by key, got {pair[0]!r}: {pair[1]!r}")

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec.codes import MAX_CHUNK_ROWS
 from saecodec.errors import FormatError
 from saecodec.frames import HEAD_BYTES
 from saecodec.integers import pack_ints, unpack_ints
-from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.wire import ByteReader, varints
 
 MAX_DIMENSIONS: Final = 64  # as numpy 2

@@ -40,11 +40,18 @@ def measure_array(
         )
         whole = sae if sae is not None else codec.sae if codec is not None else None
         with open_saec(path, sae=whole, codec=codec) as file:
-            return _report(file, source, encoded, codec_bytes if file.header.embed == "none" else 0, sae, progress)
+            needed = {
+                "codec_bytes": codec_bytes if file.header.embed == "none" else 0,
+                # An SAE that is inside the codec file that is needed anyway is part of that file's size.
+                "sae_bytes": 0 if file.header.embed == "decoder" or whole is None else whole.nbytes,
+            }
+            if file.header.embed == "none" and codec is not None and codec.sae is not None and codec_bytes:
+                needed["sae_bytes"] = 0
+            return _report(file, source, encoded, needed, progress)
 
 
 def _report(
-    file: SaecFile, source: ArraySource, encoded: EncodeReport, codec_bytes: int, given: SAE | None, progress: Progress
+    file: SaecFile, source: ArraySource, encoded: EncodeReport, outside: dict[str, int], progress: Progress
 ) -> dict[str, Any]:
     decoder = file.decoder
     distortion, statistics = Distortion(source.width), CodeStatistics(decoder.latents.prior.n_latents)
@@ -84,12 +91,8 @@ def _report(
         "step": file.header.step,
         "bits": {part: per_row(8 * n_bytes) for part, n_bytes in file.bytes_by_part().items()},
         "ideal": {"support": per_row(ideal[0]), "levels": per_row(ideal[1])},
-        "outside": {
-            "codec_bytes": codec_bytes,
-            # An SAE that came inside the codec file is part of that file's size.
-            "sae_bytes": 0 if file.header.embed == "decoder" or given is None else given.nbytes,
-        },
-        "bits_per_row_with_codec": per_row(8 * (file.size + codec_bytes)),
+        "outside": outside,
+        "bits_per_row_with_codec": per_row(8 * (file.size + outside["codec_bytes"])),
         "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},
         "seconds": {"sae": encoded.sae_seconds, "encode": encoded.code_seconds, "decode": seconds},
         "sae": dict(file.header.sae) | {"decoder_id": file.header.decoder_id},

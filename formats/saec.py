@@ -34,7 +34,7 @@ _KNOWN: Final = ("HEAD", "TABL", "SAEW", "CHNK", "INDX", "TAIL")
 class SaecFile:
     """An open `.saec` file; make it with `open_saec`. Rows count from 0 over the flattened leading dimensions."""
 
-    def __init__(self, path: str, file: BinaryIO, codec: Codec | None, sae: SAE | None) -> None:
+    def __init__(self, path: str, file: BinaryIO, codec: Codec | None, sae: SAE | None, device: str) -> None:
         self.path = path
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
@@ -42,7 +42,7 @@ class SaecFile:
             raise FormatError(f"{path}: not a .saec file (it does not begin with the magic {MAGIC!r})")
         self.header, self._embedded_at = self._read_preamble()
         self.index = self._read_index()
-        self._codec, self._sae = codec, sae
+        self._codec, self._sae, self._device = codec, sae, device
 
     # -- structure -----------------------------------------------------------------------------------------------------
 
@@ -134,20 +134,21 @@ class SaecFile:
         """The codec, from the file or as given; MissingPieceError or IdentityError when there is none, or another."""
         from saecodec.codec import Codec
 
+        found = self._codec
         if self.header.embed != "none":
             info, tables = {"sae": self.header.sae["name"]}, self._embedded("TABL")
             found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables")
-        elif self._codec is not None:
-            found = self._codec
-        else:
+        if found is None:
             raise MissingPieceError(
-                f"{self.path}: needs the codec it was encoded with (id {self.header.codec_id[:16]}...): give the "
-                ".saecodec file (-c CODEC); --embed tables makes a file that needs only the SAE"
+                f"{self.path}: needs the codec it was encoded with (id {self.header.codec_id}): give the .saecodec "
+                "file (-c CODEC); --embed tables makes a file that needs only the SAE"
             )
-        if found.codec_id != self.header.codec_id:
-            raise IdentityError(
-                f"{self.path}: encoded with the codec {self.header.codec_id}, but the codec given is {found.codec_id}"
-            )
+        for codec in (found, self._codec or found):
+            if codec.codec_id != self.header.codec_id:
+                raise IdentityError(
+                    f"{self.path}: encoded with the codec {self.header.codec_id}, but the codec given is "
+                    f"{codec.codec_id}"
+                )
         if self.header.prior != found.latents.prior.name or self.header.step != found.quantizer.step:
             raise FormatError(f"{self.path}: the header contradicts the tables about prior or step")
         return found
@@ -159,25 +160,26 @@ class SaecFile:
 
     @cached_property
     def decoder(self) -> Codec:
-        """The codec with an SAE that decodes, wherever that comes from: the file, the codec, or as given."""
-        if self.header.embed == "decoder":
+        """The codec with an SAE that decodes, wherever that comes from: as given, the codec, or the file."""
+        name, wanted = self.header.sae["name"], self.header.decoder_id
+        sae = self._sae or (self._codec.sae if self._codec else None)
+        if sae is None and self.header.embed == "decoder":
             from saecodec.formats.weights import unpack_weights
 
             n_latents, weights = self.codec.latents.prior.n_latents, self._embedded("SAEW")
             sae = unpack_weights(weights, f"{self.path}, weights", n_latents=n_latents, width=self.header.width)
-            return self.codec.with_sae(sae if self._sae is None else sae.to(self._sae.device))
-        sae_or_none = self._sae or (self._codec.sae if self._codec else None) or self.codec.sae
-        if sae_or_none is None:
+            sae = sae.to(self._device)
+        if sae is None:
             raise MissingPieceError(
-                f"{self.path}: needs SAE {self.header.sae['name']!r} (decoder id {self.header.decoder_id[:16]}...) "
-                "to decode: give it (-s SAE); --embed decoder makes a file that needs nothing"
+                f"{self.path}: needs SAE {name!r} (decoder id {wanted[:16]}...) to decode: give it (-s SAE); "
+                "--embed decoder makes a file that needs nothing"
             )
-        if sae_or_none.decoder_id != self.header.decoder_id:
+        if sae.decoder_id != wanted:
             raise IdentityError(
-                f"{self.path}: encoded with SAE {self.header.sae['name']!r}, decoder id {self.header.decoder_id}, "
-                f"but the SAE given, {sae_or_none.name!r}, has decoder id {sae_or_none.decoder_id}"
+                f"{self.path}: encoded with SAE {name!r}, decoder id {wanted}, but the SAE given, {sae.name!r}, has "
+                f"decoder id {sae.decoder_id}"
             )
-        return self.codec.with_sae(sae_or_none)
+        return self.codec.with_sae(sae)
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
@@ -199,7 +201,10 @@ class SaecFile:
     def check_range(self, start: int, stop: int) -> None:
         """InputError unless the file has rows start:stop."""
         if not 0 <= start <= stop <= self.n_rows:
-            raise InputError(f"{self.path}: rows {start}:{stop} were asked for, it has {self.n_rows}")
+            raise InputError(
+                f"{self.path}: rows {start}:{stop} were asked for, it has {self.n_rows}: give 0 <= start <= stop <= "
+                f"{self.n_rows}"
+            )
 
     def codes(self, start: int = 0, stop: int | None = None) -> Iterator[Codes]:
         """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read."""
@@ -253,10 +258,13 @@ class SaecFile:
         return f"SaecFile({self.path!r}, shape={self.shape}, dtype={self.dtype}, chunks={len(self.index.rows)})"
 
 
-def open_saec(path: str | os.PathLike[str], *, sae: SAE | None = None, codec: Codec | None = None) -> SaecFile:
+def open_saec(
+    path: str | os.PathLike[str], *, sae: SAE | None = None, codec: Codec | None = None, device: str = "cpu"
+) -> SaecFile:
     """Open a `.saec` file for reading.
 
-    sae, codec: what the file does not embed; they are asked for only when something needs them. FormatError when the
+    sae, codec: what the file does not embed; they are asked for only when something needs them. device: where a decoder
+    that the file embeds goes ("auto" is cuda where there is one). FormatError when the
     file is damaged, InputError when it cannot be opened.
 
     >>> with saecodec.open("acts.saec", sae=sae) as file:        # doctest: +SKIP
@@ -268,7 +276,7 @@ def open_saec(path: str | os.PathLike[str], *, sae: SAE | None = None, codec: Co
     except OSError as error:
         raise InputError(f"{name}: cannot be opened ({error.strerror})") from error
     try:
-        return SaecFile(name, file, codec, sae)
+        return SaecFile(name, file, codec, sae, device)
     except BaseException:
         file.close()
         raise

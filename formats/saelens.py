@@ -147,18 +147,13 @@ def load_saelens(folder: Path) -> SAE:
     dtype = getattr(torch, config.dtype)
     w = {key: value.to(dtype).to(torch.float32) for key, value in tensors.items()}
     nonlinearity: Nonlinearity = ReLU()
-    b_enc = w.get("b_enc", w.get("b_gate"))
-    assert b_enc is not None
+    b_enc = w["b_enc"] if "b_enc" in w else torch.zeros(config.d_sae)  # a gated SAE has its biases in the gates
     if config.architecture == "jumprelu":
         nonlinearity = JumpReLU(w["threshold"])
     elif config.architecture == "gated":
         nonlinearity = Gated(w["r_mag"], w["b_mag"], w["b_gate"])
     elif config.architecture == "topk":
-        nonlinearity = TopK(config.k)
-        if config.rescale_acts_by_decoder_norm:  # z n instead of z, divided out in the decoder: fold n into the weights
-            n = w["W_dec"].norm(dim=1)
-            n = torch.where(n > 0, n, 1)
-            w["W_enc"], b_enc, w["W_dec"] = w["W_enc"] * n, b_enc * n, w["W_dec"] / n[:, None]
+        nonlinearity = TopK(config.k, w["W_dec"].norm(dim=1) if config.rescale_acts_by_decoder_norm else None)
     product = dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32
     w_enc, b_enc = w["W_enc"].contiguous().to(product), b_enc.to(product)
     encoder = Encoder(w_enc, b_enc, nonlinearity, config.apply_b_dec_to_input)

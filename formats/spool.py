@@ -1,6 +1,7 @@
 """Spools: chunks of features or codes in a temporary file, so that an array goes through the SAE once in flat memory.
 
-Fitting looks at all activations several times (step, classes, tables, coding); they are a tenth of the array's size.
+Fitting looks at all activations several times (step, classes, tables, coding). A chunk takes 8 bytes a row and 8 a
+nonzero.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from saecodec.codes import Codes
+from saecodec.errors import OutputError
 from saecodec.features import Features
 
 Chunk = TypeVar("Chunk", Features, Codes)
@@ -42,8 +44,15 @@ class Spool(Generic[Chunk]):
         self._sizes.append((chunk.n_rows, chunk.nnz))
         self.n_rows += chunk.n_rows
         self.nnz += chunk.nnz
-        for array, dtype in zip(self._take(chunk), (np.int64, np.int32, self._dtype), strict=True):
-            self._file.write(np.ascontiguousarray(array, dtype).data)
+        try:
+            for array, dtype in zip(self._take(chunk), (np.int64, np.int32, self._dtype), strict=True):
+                self._file.write(np.ascontiguousarray(array, dtype).data)
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"a temporary file in {tempfile.gettempdir()} cannot be written ({error.strerror}) after "
+                f"{self.n_rows} rows: set TMPDIR to a folder with more room"
+            ) from error
 
     def __iter__(self) -> Iterator[Chunk]:
         at = 0

@@ -11,13 +11,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.codes import Codes
+from saecodec.codes import MAX_CHUNK_ROWS, Codes
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.features import Features
 from saecodec.frames import field as record_field
 from saecodec.frames import frame, frames, pack_record, unpack_record
 from saecodec.identity import content_hash
-from saecodec.latents import MAX_CHUNK_ROWS, LatentCodec
+from saecodec.latents import LatentCodec
 from saecodec.priors.fit_factorized import LatentStatistics, fit_factorized
 from saecodec.quantizer import CentroidStatistics, Quantizer, Step, quantize
 from saecodec.sae import SAE
@@ -55,11 +55,15 @@ class Codec:
         *,
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
     ) -> Codec:
-        """Fit step, centroids and tables on rows x (..., d); see `fit_features` for more than fit in memory."""
+        """Fit step, centroids and tables on rows x (..., d); see `formats.encoding.fit_array` for more than memory."""
         rows = _rows(x, sae.width)
         _check_chunk_rows(chunk_rows)
         parts = [sae.features(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows)]
         return fit_features(sae, parts, Step.parse(step), [])
+
+    def __repr__(self) -> str:
+        sae = self.sae if self.sae is not None else f"SAE {self.info.get('sae', '?')!r}, not at hand"
+        return f"Codec({self.codec_id[:16]}..., step={self.quantizer.step:.6g}, {self.latents}, {sae})"
 
     def with_sae(self, sae: SAE) -> Codec:
         """This codec with its SAE; IdentityError when it is another one."""
@@ -147,6 +151,9 @@ class Codec:
         """The codec without its SAE, as frames. embed: "sae" when the caller puts a weights frame behind them."""
         head = versioned([f"prior:{self.latents.prior.name}"]) | {
             "decoder_id": bytes.fromhex(self.decoder_id),
+            "codec_id": bytes.fromhex(self.codec_id),
+            "prior": self.latents.prior.name,
+            "step": self.quantizer.step,
             "embed": embed,
             "info": dict(self.info),
         }
@@ -169,7 +176,10 @@ class Codec:
         decoder_id, info = record_field(record, "decoder_id", bytes, what), record_field(record, "info", dict, what)
         if len(decoder_id) != 32:
             raise FormatError(f"{what}: a decoder id has 32 bytes, found {len(decoder_id)}")
-        return cls.from_tables(payloads[1], decoder_id.hex(), info, what)
+        codec = cls.from_tables(payloads[1], decoder_id.hex(), info, what)
+        if record_field(record, "codec_id", bytes, what).hex() != codec.codec_id:
+            raise FormatError(f"{what}: the tables are not those of the codec id in its header")
+        return codec
 
 
 class CodeStore(Protocol):
@@ -199,7 +209,7 @@ def fit_features(sae: SAE, chunks: Iterable[Features], step: Step, store: CodeSt
         store.append(codes)
     prior = fit_factorized(store, statistics, signed=sae.signed)
     quantizer = Quantizer(absolute, centroids.centroids(prior.level_class, prior.n_level_classes), prior.level_class)
-    facts = {"sae": sae.name, "architecture": sae.architecture, "fit_rows": n_rows}
+    facts = {"sae": sae.name, "architecture": sae.architecture, "fit_rows": n_rows, "sae_id": sae.sae_id or ""}
     return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts)
 
 
@@ -209,7 +219,11 @@ def _check_chunk_rows(chunk_rows: int) -> None:
 
 
 def _rows(x: NDArray[np.floating[Any]], width: int) -> NDArray[np.float32]:
+    if hasattr(x, "detach"):  # a torch tensor, of which numpy knows no bfloat16
+        x = x.detach().float().cpu().numpy()
     array = np.asarray(x)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"rows are real numbers, got {array.dtype}")
     if array.ndim < 1 or array.shape[-1] != width:
         raise InputError(f"the SAE codes rows of {width} values, got an array of shape {array.shape}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the SAE refuses by row

@@ -13,6 +13,7 @@ from saecodec.errors import InputError
 
 MAX_LEVEL: Final = 1 << 20
 MAX_COLUMN: Final = 1 << 38
+MAX_CHUNK_ROWS: Final = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,9 @@ class Codes:
         """T."""
         return len(self.indptr) - 1
 
+    def __len__(self) -> int:
+        return self.n_rows
+
     @property
     def nnz(self) -> int:
         """K, the number of nonzero levels."""
@@ -64,6 +68,9 @@ class Codes:
     def check(self) -> Codes:
         """`self`, or InputError naming the first rule of the class's description that does not hold."""
         indptr, latents, levels = self.indptr, self.latents, self.levels
+        for name, array in (("indptr", indptr), ("latents", latents), ("levels", levels)):
+            if not np.issubdtype(array.dtype, np.integer):
+                raise InputError(f"{name} must be integers, got {array.dtype}")
         if indptr.ndim != 1 or len(indptr) < 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
             raise InputError("indptr must be 1-D, start at 0 and never fall")
         if not len(latents) == len(levels) == indptr[-1]:
@@ -92,7 +99,11 @@ class Codes:
 
     @classmethod
     def from_dense(cls, levels: NDArray[np.integer], columns: Mapping[str, NDArray[np.int64]] | None = None) -> Codes:
-        """Codes of a dense integer array (T, F)."""
+        """Codes of a dense array of integers (T, F)."""
+        if levels.ndim != 2 or not np.issubdtype(levels.dtype, np.integer):
+            raise InputError(f"levels must be integers of shape (T, F), got {levels.dtype} of shape {levels.shape}")
+        if levels.size and not -MAX_LEVEL <= levels.min() <= levels.max() <= MAX_LEVEL:
+            raise InputError(f"levels must be at most 2^20 in magnitude, found {levels.min()}..{levels.max()}")
         rows, latents = np.nonzero(levels)
         indptr = np.zeros(len(levels) + 1, np.int64)
         np.cumsum(np.bincount(rows, minlength=len(levels)), out=indptr[1:])

@@ -27,7 +27,7 @@ class CodeStatistics:
         self.n_rows += codes.n_rows
         self.nnz += codes.nnz
         pairs, counts = np.unique(
-            codes.latents * np.int64(4 * MAX_LEVEL) + codes.levels + MAX_LEVEL, return_counts=True
+            codes.latents.astype(np.int64) * (4 * MAX_LEVEL) + codes.levels + MAX_LEVEL, return_counts=True
         )
         merged, where = np.unique(np.concatenate([self._pairs, pairs]), return_inverse=True)
         total = np.bincount(where.reshape(-1), weights=np.concatenate([self._counts, counts]), minlength=len(merged))

@@ -11,14 +11,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.codes import MAX_COLUMN, Codes
+from saecodec.codes import MAX_CHUNK_ROWS, MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
 from saecodec.priors.factorized import MAX_LATENTS
 from saecodec.priors.registry import Prior, read_prior
 from saecodec.wire import ByteReader, blob, varint
 
-MAX_CHUNK_ROWS: Final = 1 << 20
 _MAX_COLUMNS: Final = 64
 _MAX_COLUMN_VALUES: Final = 1 << 22
 
@@ -81,7 +80,7 @@ class LatentCodec:
         """The codes of a chunk. FormatError when the bytes are not one; `what` names it there."""
         reader = ByteReader(chunk, what)
         n_rows, columns = _read_columns(reader)
-        codes = self.prior.decode(reader, n_rows)
+        codes = self.prior.decode(reader, n_rows, columns)
         reader.end()
         return Codes(codes.indptr, codes.latents, codes.levels, codes.n_latents, columns)
 
@@ -100,8 +99,19 @@ class LatentCodec:
         return blob(self.prior.name.encode()) + self.prior.to_bytes()
 
     @classmethod
+    def from_bytes(cls, data: bytes | memoryview, what: str = "latent codec") -> LatentCodec:
+        """The inverse of `to_bytes`."""
+        reader = ByteReader(data, what)
+        codec = cls.read(reader)
+        reader.end()
+        return codec
+
+    def __repr__(self) -> str:
+        return f"LatentCodec({self.prior.name}, F={self.prior.n_latents})"
+
+    @classmethod
     def read(cls, reader: ByteReader) -> LatentCodec:
-        """Read what `to_bytes` wrote."""
+        """Read what `to_bytes` wrote, from a byte string that goes on."""
         return cls(read_prior(bytes(reader.blob()).decode("ascii", "replace"), reader))
 
 

@@ -24,6 +24,8 @@ class Nonlinearity(ABC):
 
     kind: ClassVar[str]
     signed: ClassVar[bool] = False
+    scale: Tensor | None = None
+    """What a library multiplies feature activations by, and divides out again in its decoder, float32 (F,)."""
 
     @abstractmethod
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +57,7 @@ class Nonlinearity(ABC):
             if kind == JumpReLU.kind:
                 return JumpReLU(tensors["threshold"])
             if kind == TopK.kind:
-                return TopK(config["k"])
+                return TopK(config["k"], tensors.get("scale"))
             if kind == Gated.kind:
                 return Gated(tensors["r_mag"], tensors["b_mag"], tensors["b_gate"])
         except KeyError as error:
@@ -99,26 +101,30 @@ class JumpReLU(Nonlinearity):
 
 @dataclass(frozen=True, eq=False)
 class TopK(Nonlinearity):
-    """The k largest h of a row, then relu: at most k are active."""
+    """The k largest h (or h scale) of a row, then relu: at most k are active."""
 
     kind = "topk"
     k: int
+    scale: Tensor | None = None
 
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        values, latents = torch.topk(h, min(self.k, h.shape[1]), dim=1, sorted=False)
+        ranked = h if self.scale is None else h * self.scale
+        values, latents = torch.topk(ranked, min(self.k, h.shape[1]), dim=1, sorted=False)
         latents, order = latents.sort(dim=1)
-        values = values.gather(1, order)
-        index = latents + torch.arange(len(h), device=h.device)[:, None] * h.shape[1]
-        keep = values > 0
-        return index[keep], values[keep]
+        keep = values.gather(1, order) > 0
+        index = (latents + torch.arange(len(h), device=h.device)[:, None] * h.shape[1])[keep]
+        return index, h.reshape(-1)[index]
 
     def config(self) -> dict[str, Any]:
         return {"kind": self.kind, "k": self.k}
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self.scale is None else {"scale": self.scale}
+
 
 @dataclass(frozen=True, eq=False)
 class Gated(Nonlinearity):
-    """z = 1[h > 0] relu((h - b_gate) exp(r_mag) + b_mag), where h = u W_enc + b_gate."""
+    """z = 1[h + b_gate > 0] relu(h exp(r_mag) + b_mag), where h = u W_enc (b_enc is zero)."""
 
     kind = "gated"
     r_mag: Tensor
@@ -126,9 +132,8 @@ class Gated(Nonlinearity):
     b_gate: Tensor
 
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        index, gate = _above(h, torch.zeros(1, device=h.device))
+        index, projection = _above(h, -self.b_gate)
         latent = index % h.shape[1]
-        projection = gate - self.b_gate[latent]
         values = projection * self.r_mag.exp()[latent] + self.b_mag[latent]
         keep = values > 0
         return index[keep], values[keep]

@@ -150,7 +150,7 @@ class CentroidStatistics:
     def add(self, latents: NDArray[np.int32], magnitude: NDArray[np.float64], error: NDArray[np.float64]) -> None:
         """Add activations: latent, |level| and rounding error in steps of each."""
         level = np.where(magnitude <= CENTROID_LEVELS, magnitude, 0).astype(np.int64)  # level 0 is not looked at
-        cell = latents * np.int64(CENTROID_LEVELS + 1) + level
+        cell = latents.astype(np.int64) * (CENTROID_LEVELS + 1) + level
         np.add.at(self._error, cell, error)
         np.add.at(self._count, cell, 1.0)
 

@@ -8,6 +8,7 @@ thresholds were chosen for those roundings. T rows, d activation width, F latent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -44,7 +45,11 @@ class Encoder:
         u = x.to(dtype) - b_dec.to(dtype) if self.apply_b_dec_to_input else x.to(dtype)
         if dtype == torch.float32:
             return torch.addmm(self.b_enc, u, self.w_enc, out=out)
-        return (u @ self.w_enc + self.b_enc).float()  # rounded twice, as in SAELens
+        h = (u @ self.w_enc + self.b_enc).float()  # rounded twice, as in SAELens
+        if not torch.isfinite(h).all():
+            row = int(torch.nonzero(~torch.isfinite(h).all(dim=1))[0])
+            raise InputError(f"row {row} of a batch overflows {dtype}, in which this SAE computes: scale the rows down")
+        return h
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +72,7 @@ class SAE:
         """Shapes, dtypes and finiteness; CheckpointError names the tensor."""
         if self.w_dec.ndim != 2:
             raise CheckpointError(f"{self.name}: w_dec has shape {tuple(self.w_dec.shape)}, expected (F, d)")
-        n_latents, width = self.w_dec.shape
-        expected = {"w_dec": (n_latents, width), "b_dec": (width,)}
-        tensors = {"w_dec": self.w_dec, "b_dec": self.b_dec}
-        if self.encoder is not None:
-            expected |= {"w_enc": (width, n_latents), "b_enc": (n_latents,)}
-            tensors |= {"w_enc": self.encoder.w_enc, "b_enc": self.encoder.b_enc}
-            for key, tensor in self.encoder.nonlinearity.tensors().items():
-                expected[key], tensors[key] = (n_latents,), tensor
+        tensors, expected = self._tensors(), self._shapes()
         for key, tensor in tensors.items():
             if tuple(tensor.shape) != expected[key]:
                 raise CheckpointError(f"{self.name}: {key} has shape {tuple(tensor.shape)}, expected {expected[key]}")
@@ -83,6 +81,17 @@ class SAE:
                 raise CheckpointError(
                     f"{self.name}: {key} must be finite float32, found {tensor.dtype} or NaN or infinity"
                 )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {"w_dec": self.w_dec, "b_dec": self.b_dec}
+        if self.encoder is not None:
+            tensors |= {"w_enc": self.encoder.w_enc, "b_enc": self.encoder.b_enc}
+            tensors |= self.encoder.nonlinearity.tensors()
+        return tensors
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        known = {"w_dec": (self.n_latents, self.width), "b_dec": (self.width,), "w_enc": (self.width, self.n_latents)}
+        return {key: known.get(key, (self.n_latents,)) for key in self._tensors()}
 
     def __repr__(self) -> str:
         return f"SAE({self.name!r}, {self.architecture}, d={self.width}, F={self.n_latents})"
@@ -100,7 +109,7 @@ class SAE:
     @property
     def nbytes(self) -> int:
         """Size of the canonical tensors, float32."""
-        return sum(array.nbytes for array in self.tensors().values())
+        return sum(4 * math.prod(shape) for shape in self._shapes().values())
 
     @property
     def signed(self) -> bool:
@@ -114,8 +123,7 @@ class SAE:
 
     def to(self, device: str | torch.device) -> SAE:
         """This SAE on another device; "auto" is cuda where there is one, else the CPU."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = available(device)
         encoder = self.encoder
         if encoder is not None:
             moved = encoder.nonlinearity.to(device)
@@ -159,12 +167,26 @@ class SAE:
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Feature activations of rows as a dense tensor: (..., d) -> float32 (..., F)."""
+        """Feature activations of rows in the units of the SAE's library: (..., d) -> dense float32 (..., F).
+
+        InputError when a row is not finite, or of another width.
+        """
+        x = torch.as_tensor(x)
+        if x.ndim < 1 or x.shape[-1] != self.width:
+            raise InputError(
+                f"the SAE {self.name!r} codes rows of {self.width} values, got a tensor of shape {tuple(x.shape)}"
+            )
         flat = x.reshape(-1, self.width).to(self.device, torch.float32)
+        self.check_rows(flat.cpu().numpy())
         index, values = self._active(flat)
         z = torch.zeros(len(flat) * self.n_latents, device=self.device)
         z[torch.from_numpy(index).to(self.device)] = torch.from_numpy(values).to(self.device)
-        return z.reshape(*x.shape[:-1], self.n_latents)
+        z = z.reshape(*x.shape[:-1], self.n_latents)
+        return z if self._scale is None else z * self._scale
+
+    @property
+    def _scale(self) -> Tensor | None:
+        return None if self.encoder is None else self.encoder.nonlinearity.scale
 
     def check_rows(self, x: NDArray[np.float32], first_row: int = 0) -> None:
         """InputError unless `x` is (T, d), finite and not huge; rows are counted from `first_row` in the message."""
@@ -214,8 +236,11 @@ class SAE:
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """x_hat of dense feature activations: (..., F) -> float32 (..., d)."""
-        return z.to(self.device, torch.float32) @ self.w_dec + self.b_dec
+        """x_hat of dense feature activations in the units of `encode`: (..., F) -> float32 (..., d)."""
+        z = z.to(self.device, torch.float32)
+        if self._scale is not None:
+            z = z / torch.where(self._scale > 0, self._scale, 1)
+        return z @ self.w_dec + self.b_dec
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x_hat of rows, nothing quantized: (..., d) -> float32 (..., d)."""
@@ -250,11 +275,7 @@ class SAE:
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The canonical decoder and, where it is at hand, encoder."""
-        out = self.decoder_tensors()
-        if self.encoder is not None:
-            extra = {"w_enc": self.encoder.w_enc, "b_enc": self.encoder.b_enc} | self.encoder.nonlinearity.tensors()
-            out |= {key: tensor.float().cpu().numpy() for key, tensor in extra.items()}
-        return out
+        return {key: tensor.float().cpu().numpy() for key, tensor in self._tensors().items()}
 
     @classmethod
     def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]], name: str) -> SAE:
@@ -275,3 +296,15 @@ class SAE:
                 )
             encoder = Encoder(held["w_enc"].to(dtype), held["b_enc"].to(dtype), nonlinearity, subtract)
         return cls(held["w_dec"], held["b_dec"], encoder, str(config.get("architecture", "unknown")), name)
+
+
+def available(device: str | torch.device) -> torch.device:
+    """`device` as torch knows it ("auto": cuda where there is one, else the CPU); InputError when it is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {str(device)!r} is not available here ({str(error).splitlines()[0]})") from error
+    return found

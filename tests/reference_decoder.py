@@ -507,8 +507,8 @@ def read_codec(data: bytes) -> CodecFile:
     need(embed in ("none", "sae"), "embed is known")
     kinds = ["CHED", "TABL"] if embed == "none" else ["CHED", "TABL", "SAEW"]
     need([part.kind for part in parts] == kinds, f"frames {kinds}")
-    need(embed == "none" or every[-1].kind == "SAEW", "SAEW is the last frame")
     tables = tables_of(parts[1].payload)
+    need(codec_id(tables, decoder) == identity_of(head, "codec_id"), "the codec is the one that is named")
     tensors = weights_frame(parts[2].payload, tables.n_latents)[1] if embed == "sae" else {}
     if tensors:
         need(decoder_id(tensors["w_dec"], tensors["b_dec"]) == decoder, "the SAE is the codec's")

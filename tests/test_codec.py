@@ -11,11 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from saecodec.codec import Codec, fit_features
-from saecodec.codes import Codes
+from saecodec.codes import MAX_CHUNK_ROWS, Codes
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, SaecodecError, UnsupportedError
 from saecodec.formats.spool import code_spool, feature_spool
 from saecodec.frames import HEAD_BYTES, frame, frames, pack_record, unpack_record
-from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.quantizer import Step
 from saecodec.sae import SAE
 

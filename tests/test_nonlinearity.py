@@ -38,11 +38,12 @@ def expected(nonlinearity: Nonlinearity, h: torch.Tensor) -> torch.Tensor:
     if isinstance(nonlinearity, JumpReLU):
         return torch.relu(h) * (h > nonlinearity.threshold)
     if isinstance(nonlinearity, TopK):
-        rank = h.argsort(dim=1, descending=True).argsort(dim=1)
-        return torch.relu(torch.where(rank < nonlinearity.k, h, 0))
+        ranked = h if nonlinearity.scale is None else h * nonlinearity.scale
+        rank = ranked.argsort(dim=1, descending=True).argsort(dim=1)
+        return torch.where((rank < nonlinearity.k) & (ranked > 0), h, 0)
     assert isinstance(nonlinearity, Gated)
-    magnitude = (h - nonlinearity.b_gate) * nonlinearity.r_mag.exp() + nonlinearity.b_mag
-    return (h > 0) * torch.relu(magnitude)
+    magnitude = h * nonlinearity.r_mag.exp() + nonlinearity.b_mag
+    return (h + nonlinearity.b_gate > 0) * torch.relu(magnitude)
 
 
 NONLINEARITIES: dict[str, Nonlinearity] = {
@@ -53,6 +54,7 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
     "topk of one": TopK(1),
     "topk of all": TopK(12),
     "topk beyond all": TopK(1000),
+    "topk with a scale, zero for half of the latents": TopK(3, torch.arange(12.0) % 2 * rows(1, seed=3)[0].abs()),
     "gated": Gated(*rows(3, seed=2)),
 }
 every = pytest.mark.parametrize("nonlinearity", NONLINEARITIES.values(), ids=NONLINEARITIES.keys())

@@ -44,7 +44,7 @@ def dense_z(sae: SAE, x: torch.Tensor) -> torch.Tensor:
     if sae.architecture == "jumprelu":
         return h.relu() * (h > p["threshold"])
     if sae.architecture == "gated":
-        return (h > 0) * ((h - p["b_gate"]) * p["r_mag"].exp() + p["b_mag"]).relu()
+        return (h + p["b_gate"] > 0) * (h * p["r_mag"].exp() + p["b_mag"]).relu()
     k = min(int(encoder.nonlinearity.config()["k"]), sae.n_latents)
     values, latents = h.topk(k, dim=1)
     return torch.zeros_like(h).scatter(1, latents, values.relu())

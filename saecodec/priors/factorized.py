@@ -7,6 +7,7 @@ that a reader who wants one latent decodes one group. Normative: docs/format.md,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Final
@@ -172,8 +173,8 @@ class FactorizedPrior:
             streams.append(stream.finish())
         return streams
 
-    def decode(self, reader: ByteReader, n_rows: int) -> Codes:
-        """The inverse of `encode`; FormatError when the bytes are not a chunk of `n_rows` rows."""
+    def decode(self, reader: ByteReader, n_rows: int, columns: Mapping[str, NDArray[np.int64]]) -> Codes:
+        """The inverse of `encode`; FormatError when the bytes are not a chunk of `n_rows` rows. Ignores columns."""
         what, layout = reader.what, self.layout
         counts, lengths = self._read_head(reader, n_rows)
         streams = [reader.take(4 * n) for n in (*lengths[::2], *lengths[1::2])]

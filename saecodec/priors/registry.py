@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -37,8 +38,8 @@ class Prior(Protocol):
     def encode(self, codes: Codes) -> bytes:
         """Support and levels of one chunk."""
 
-    def decode(self, reader: ByteReader, n_rows: int) -> Codes:
-        """The inverse of `encode`."""
+    def decode(self, reader: ByteReader, n_rows: int, columns: Mapping[str, NDArray[np.int64]]) -> Codes:
+        """The inverse of `encode`. columns: those of the chunk, which are decoded before (sequence ids, say)."""
 
     def stream_bytes(self, reader: ByteReader, n_rows: int) -> tuple[int, int]:
         """Bytes of a chunk that are support and levels, without decoding it."""

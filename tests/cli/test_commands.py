@@ -190,4 +190,7 @@ def test_errors_are_one_line_and_status_1_and_wrong_usage_is_status_2(folder):
 
 
 def test_a_device_that_is_not_there_is_refused(folder):
-    assert "--device nonsense" in run("measure", folder / "a.npy", "-s", SAE, "--device", "nonsense", ok=False).output
+    assert (
+        "device 'nonsense' is not available"
+        in run("measure", folder / "a.npy", "-s", SAE, "--device", "nonsense", ok=False).output
+    )

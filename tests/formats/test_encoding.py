@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from saecodec.codec import Codec, fit_features
-from saecodec.codes import Codes
+from saecodec.codes import MAX_CHUNK_ROWS, Codes
 from saecodec.errors import IdentityError, InputError, MissingPieceError, OutputError
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.arrays import open_array
@@ -22,7 +22,6 @@ from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.encoding import encode_array, fit_array
 from saecodec.formats.saec import open_saec
 from saecodec.formats.saec_writer import SaecWriter
-from saecodec.latents import MAX_CHUNK_ROWS
 from saecodec.quantizer import Step
 from saecodec.sae import SAE
 
@@ -254,9 +253,9 @@ def test_an_existing_file_is_overwritten_only_when_forced(sae: SAE, codec: Codec
 
 def test_without_an_sae_it_says_which_one_is_needed(codec: Codec, sae: SAE, x: Rows, out: Path, tmp_path: Path) -> None:
     save_codec(codec, tmp_path / "c.saecodec")
-    with pytest.raises(MissingPieceError, match=f"encoding needs the SAE '{sae.name}'.*-s SAE.*--embed-sae"):
+    with pytest.raises(MissingPieceError, match=f"encoding needs SAE '{sae.name}'.*-s SAE.*--embed-sae"):
         encode_array(MemoryArray(x), out, codec=load_codec(tmp_path / "c.saecodec"))
-    with pytest.raises(MissingPieceError, match="encoding needs the SAE"):
+    with pytest.raises(MissingPieceError, match="encoding needs an SAE"):
         encode_array(MemoryArray(x), out)
     assert not out.exists()
 
@@ -342,3 +341,34 @@ def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True)
     few, many = map(int, done.stdout.split())
     assert many < 1.05 * few
+
+
+def test_an_input_is_not_replaced_by_its_own_file(tmp_path: Path, make_sae: Any) -> None:
+    path, sae = tmp_path / "x.npy", make_sae("standard")
+    np.save(path, np.ones((5, sae.width), np.float32))
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="is the input"):
+        encode_array(open_array(path), path, sae=sae, force=True)
+    assert path.read_bytes() == before
+
+
+def test_metadata_that_is_no_text_is_refused_before_the_work(tmp_path: Path, make_sae: Any) -> None:
+    sae = make_sae("standard")
+    for user in ({"n": 3}, {"n": "\ud800"}):
+        with pytest.raises(InputError, match="metadata is text"):
+            encode_array(MemoryArray(np.ones((5, sae.width), np.float32)), tmp_path / "x.saec", sae=sae, user=user)
+    assert not list(tmp_path.glob("*x.saec*")) + list(tmp_path.glob(".saecodec*"))
+
+
+def test_a_full_temporary_folder_is_an_error_that_names_the_way_out(tmp_path: Path, make_sae: Any) -> None:
+    resource = pytest.importorskip("resource")
+    sae = make_sae("standard")
+    x = np.random.default_rng(0).normal(size=(3000, sae.width)).astype(np.float32)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="TMPDIR"):
+            encode_array(MemoryArray(x), tmp_path / "x.saec", sae=sae)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob("*x.saec*")) + list(tmp_path.glob(".saecodec*"))

@@ -246,11 +246,16 @@ def test_a_codec_with_its_sae_is_all_that_a_file_needs(saec: Make, codec: Codec,
         np.testing.assert_allclose(file.rows(), codec.reconstruct(codec.quantize(x)), rtol=0, atol=1e-5)
 
 
-def test_what_the_file_embeds_wins_over_what_is_given(
-    saec: Make, other_sae: SAE, other_codec: Codec, codec: Codec, x: Rows
+def test_pieces_that_contradict_what_the_file_embeds_are_refused(
+    saec: Make, sae: SAE, other_sae: SAE, other_codec: Codec
 ) -> None:
-    with open_saec(saec("decoder"), sae=other_sae, codec=other_codec) as file:
-        np.testing.assert_allclose(file.rows(), codec.reconstruct(codec.quantize(x)), rtol=0, atol=1e-5)
+    path = saec("decoder")
+    with open_saec(path, sae=other_sae) as file, pytest.raises(IdentityError) as raised:
+        file.rows()
+    assert sae.decoder_id in str(raised.value)
+    assert other_sae.decoder_id in str(raised.value)
+    with open_saec(path, codec=other_codec) as file, pytest.raises(IdentityError, match=other_codec.codec_id):
+        file.rows()
 
 
 @pytest.mark.parametrize("kind", ["TABL", "SAEW"])

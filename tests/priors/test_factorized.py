@@ -139,7 +139,7 @@ def test_any_prior_codes_any_codes(
 ) -> None:
     codes = data.draw(any_codes(prior.n_latents, signed=prior.signed, columns=False))
     reader = ByteReader(prior.encode(codes), "chunk")
-    assert_same_codes(prior.decode(reader, codes.n_rows), codes)
+    assert_same_codes(prior.decode(reader, codes.n_rows, {}), codes)
     reader.end()
 
 
@@ -201,7 +201,7 @@ def test_a_hostile_prior_is_refused(data: bytes) -> None:
 def test_a_support_class_in_the_middle_may_have_no_latent(assert_same_codes: SameCodes) -> None:
     prior = read_prior(prior_of(groups=(1, 2), support=table([0, 2, 2], 3)))
     codes = Codes.from_dense(np.array([[1, 0, 2], [0, 3, 1]]))
-    assert_same_codes(prior.decode(ByteReader(prior.encode(codes), "chunk"), 2), codes)
+    assert_same_codes(prior.decode(ByteReader(prior.encode(codes), "chunk"), 2, {}), codes)
 
 
 def test_every_truncation_and_every_changed_byte_of_a_prior_reads_or_is_refused(bursty_codes: BurstyCodes) -> None:
@@ -218,7 +218,7 @@ def test_every_truncation_and_every_changed_byte_of_a_prior_reads_or_is_refused(
                 prior = read_prior(data[:i] + bytes([byte]) + data[i + 1 :])
                 used += 1
                 if used % 10 == 0:
-                    prior.decode(ByteReader(chunk, "chunk"), 60).check()
+                    prior.decode(ByteReader(chunk, "chunk"), 60, {}).check()
             except SaecodecError:
                 pass
             assert time.perf_counter() - start < 1
@@ -265,7 +265,7 @@ def test_a_hostile_chunk_is_refused_quickly_and_without_memory(
     tracemalloc.start()
     start = time.perf_counter()
     with pytest.raises(FormatError, match="chunk 3"):
-        small.decode(ByteReader(data, "chunk 3"), n_rows)
+        small.decode(ByteReader(data, "chunk 3"), n_rows, {})
 
     assert time.perf_counter() - start < 1
     assert tracemalloc.get_traced_memory()[1] < 1 << 24
@@ -281,7 +281,7 @@ def test_the_sizes_of_a_hostile_chunk_are_refused_without_decoding(small: Factor
 
 def test_nonzeros_without_any_stream_are_refused(small: FactorizedPrior) -> None:
     with pytest.raises(FormatError, match="did not end"):
-        small.decode(ByteReader(varints([2, 0, 0, 0, 0, 0]), "chunk"), 5)
+        small.decode(ByteReader(varints([2, 0, 0, 0, 0, 0]), "chunk"), 5, {})
 
 
 def test_a_chunk_of_more_than_2_to_the_40_cells_is_refused() -> None:
@@ -292,7 +292,7 @@ def test_a_chunk_of_more_than_2_to_the_40_cells_is_refused() -> None:
     with pytest.raises(InputError, match="a chunk of 262145 rows and 0 nonzeros is too large"):
         prior.encode(Codes(np.zeros((1 << 18) + 2, np.int64), nothing, nothing, n_latents))
     with pytest.raises(FormatError, match="262145 rows of 4194304 latents are more than 1099511627776 cells"):
-        prior.decode(ByteReader(varints([0, 0, 0]), "chunk"), (1 << 18) + 1)
+        prior.decode(ByteReader(varints([0, 0, 0]), "chunk"), (1 << 18) + 1, {})
 
 
 def test_a_level_above_2_to_the_20_is_refused() -> None:
@@ -301,7 +301,7 @@ def test_a_level_above_2_to_the_20_is_refused() -> None:
     prior = FactorizedPrior(table([0], 1), TableSet(np.zeros(1, np.int64), codes, 0), (1,), True)
     too_large = Codes(np.array([0, 1]), np.zeros(1, np.int32), np.array([(1 << 20) + 1], np.int32), 1)
     with pytest.raises(FormatError, match="a level exceeds 2\\^20"):
-        prior.decode(ByteReader(prior.encode(too_large), "chunk"), 1)
+        prior.decode(ByteReader(prior.encode(too_large), "chunk"), 1, {})
 
 
 def test_counts_come_first_then_lengths_then_all_support_then_all_levels(small: FactorizedPrior) -> None:
