@@ -111,22 +111,21 @@ def quantize(
     magnitude, steps = _levels(features, norms, step)
     if statistics is not None:
         statistics.add(features.latents, magnitude, steps - magnitude)
-    kept = np.flatnonzero(magnitude)
-    levels = magnitude[kept].astype(np.int32)
-    if len(kept) and features.values.min() < 0:
-        levels = np.where(features.values[kept] < 0, -levels, levels).astype(np.int32)
-    if len(kept) == features.nnz:
-        indptr = features.indptr
-    else:
-        indptr = np.searchsorted(kept, features.indptr)
-    return Codes(indptr.astype(np.int64), features.latents[kept], levels, len(norms))
+    levels = magnitude.astype(np.int32)
+    if len(levels) and features.values.min() < 0:
+        levels = np.where(features.values < 0, -levels, levels)
+    indptr, latents = features.indptr, features.latents
+    if not levels.all():
+        kept = np.flatnonzero(levels)
+        indptr, latents, levels = np.searchsorted(kept, indptr).astype(np.int64), latents[kept], levels[kept]
+    return Codes(indptr, latents, levels, len(norms))
 
 
 def _levels(
     features: Features, norms: NDArray[np.float64], step: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """|level| of each activation and the length it stands for in steps, float64 (K,) each."""
-    length = np.abs(features.values) * norms[features.latents]
+    length = np.abs(features.values) * norms.take(features.latents)
     with np.errstate(over="ignore"):
         steps = length / step
     magnitude = np.floor(steps + 0.5)
