@@ -25,6 +25,11 @@ def size(n_bytes: float) -> str:
     )
 
 
+def count(n: int, what: str) -> str:
+    """A number of things: '1 chunk', '8 chunks'."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
 def number(value: float | None, digits: int = 2) -> str:
     """A number that may be undefined."""
     return "-" if value is None else f"{value:,.{digits}f}"

@@ -37,7 +37,7 @@ def verify(
     """
     from saecodec.cli.options import load_pieces
     from saecodec.cli.progress import progress_bar
-    from saecodec.cli.render import number
+    from saecodec.cli.render import count, number
     from saecodec.formats.arrays import open_array
     from saecodec.formats.decoding import verify_file
     from saecodec.formats.saec import open_saec
@@ -60,7 +60,8 @@ def verify(
     done |= {"levels": "all levels decode; values were not decoded, for which the SAE is needed (-s SAE)"}
     done |= {"rows": "all rows decode"}
     click.echo(
-        f"{input}: {result.frames} frames, {result.chunks} chunks, {result.rows:,} rows: {done[str(report['decoded'])]}"
+        f"{input}: {count(result.frames, 'frame')}, {count(result.chunks, 'chunk')}, {count(result.rows, 'row')}: "
+        f"{done[str(report['decoded'])]}"
     )
     if result.distortion is not None:
         found = result.distortion

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from saecodec.sae import SAE
 
 
-def load_sae(path: str | os.PathLike[str], device: str = "cpu") -> SAE:
+def load_sae(path: str | os.PathLike[str], device: str = "auto") -> SAE:
     """Load a trained SAE from a checkpoint folder.
 
     device: where its weights go; "auto" is cuda where there is one. Raises CheckpointError when the checkpoint is

@@ -40,8 +40,11 @@ def save_codec(codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = 
         file.write(data)
 
 
-def load_codec(path: str | os.PathLike[str], device: str = "cpu") -> Codec:
-    """Read a codec file; its SAE is set when the file embeds it. FormatError when it is not one."""
+def load_codec(path: str | os.PathLike[str], device: str = "auto") -> Codec:
+    """Read a codec file; its SAE is set when the file embeds it, on `device` ("auto": cuda where there is one).
+
+    FormatError when it is not a codec file.
+    """
     from saecodec.codec import Codec
 
     name = os.fspath(path)

@@ -259,7 +259,7 @@ class SaecFile:
 
 
 def open_saec(
-    path: str | os.PathLike[str], *, sae: SAE | None = None, codec: Codec | None = None, device: str = "cpu"
+    path: str | os.PathLike[str], *, sae: SAE | None = None, codec: Codec | None = None, device: str = "auto"
 ) -> SaecFile:
     """Open a `.saec` file for reading.
 
