@@ -79,8 +79,9 @@ def load_pieces(sae: str | None, codec: str | None, device: str) -> tuple[SAE | 
 def check_output_name(path: str, extension: str) -> None:
     """InputError when an output that is not an array has the name of one."""
     from saecodec.errors import InputError
+    from saecodec.formats.array_sinks import EXTENSIONS
 
-    if os.path.splitext(path)[1].lower() in (".npy", ".npz", ".safetensors", ".pt", ".pth"):
+    if os.path.splitext(path)[1].lower() in EXTENSIONS:
         raise InputError(f"{path}: is the name of an array file, but what is written is a {extension} file")
 
 

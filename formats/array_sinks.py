@@ -209,3 +209,5 @@ _WRITERS: dict[str, Callable[[BinaryIO, tuple[int, ...], str, str], AbstractCont
     ".pt": _torch,
     ".pth": _torch,
 }
+EXTENSIONS = tuple(_WRITERS)
+"""Endings of the names of array files."""

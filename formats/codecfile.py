@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.atomic import atomic_output
-from saecodec.frames import HEAD_BYTES, FrameHead, field, frame, frames, unpack_record
+from saecodec.frames import HEAD_BYTES, FrameHead, field, frame, known_frames, unpack_record
 from saecodec.version import check_version
 
 if TYPE_CHECKING:
@@ -49,17 +49,16 @@ def load_codec(path: str | os.PathLike[str], device: str = "auto") -> Codec:
 
     name = os.fspath(path)
     parts = read_codec_file(path)
-    codec = Codec.from_bytes(b"".join(part for kind, part in parts if kind != WEIGHTS), name)
-    weights = [part for kind, part in parts if kind == WEIGHTS]
-    embed = field(_record(parts, name), "embed", str, name)
-    known = [kind for kind, _ in parts if kind in ("CHED", "TABL", WEIGHTS)]
-    if embed not in EMBED or len(weights) != EMBED.index(embed) or (weights and known[-1] != WEIGHTS):
-        raise FormatError(f"{name}: says that it embeds {embed!r}, but holds {len(weights)} weights frames: damaged")
-    if weights:
+    codec = Codec.from_frames([part for part in parts if part[0] != WEIGHTS], name)
+    head = dict(parts)["CHED"]
+    embed, found = field(unpack_record(head, name), "embed", str, name), [kind for kind, _ in parts].count(WEIGHTS)
+    if embed not in EMBED or found != EMBED.index(embed) or (found and parts[-1][0] != WEIGHTS):
+        raise FormatError(f"{name}: says that it embeds {embed!r}, but holds {found} weights frames: damaged")
+    if found:
         from saecodec.formats.weights import unpack_weights
 
-        (_, payload), *_ = frames(weights[0], name)
-        codec = codec.with_sae(unpack_weights(payload, name, n_latents=codec.latents.prior.n_latents).to(device))
+        sae = unpack_weights(parts[-1][1], name, n_latents=codec.latents.prior.n_latents)
+        codec = codec.with_sae(sae.to(device))
     return codec
 
 
@@ -104,20 +103,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         yield file
 
 
-def _record(parts: list[tuple[str, bytes]], name: str) -> dict[str, Any]:
-    for kind, part in parts:
-        if kind == "CHED":
-            (_, payload), *_ = frames(part, name)
-            return unpack_record(payload, name)
-    raise FormatError(f"{name}: a codec file without a CHED frame")
-
-
-def read_codec_file(path: str | os.PathLike[str]) -> list[tuple[str, bytes]]:
-    """Kinds and bytes of the frames of a codec file."""
-    name = os.fspath(path)
+def read_codec_file(path: str | os.PathLike[str]) -> list[tuple[str, memoryview]]:
+    """Types and payloads of the frames of a codec file, unknown ancillary ones left out."""
     with _opened(path) as file:
         data = file.read()
-    out, view = [], memoryview(data)
-    for head, payload in frames(view, name):
-        out.append((head.kind, frame(head.kind, bytes(payload), critical=head.critical)))
-    return out
+    return list(known_frames(data, ("CHED", "TABL", WEIGHTS), os.fspath(path)))

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from saecodec.codec import DEFAULT_CHUNK_ROWS, DEFAULT_STEP, Codec, fit_features
-from saecodec.codes import MAX_CHUNK_ROWS
+from saecodec.codec import DEFAULT_CHUNK_ROWS, DEFAULT_STEP, Codec, check_chunk_rows, fit_features
 from saecodec.errors import InputError, MissingPieceError, OutputError
 from saecodec.features import Features
 from saecodec.formats.array_source import ArraySource
@@ -131,8 +130,7 @@ def _check(source: ArraySource, sae: SAE, chunk_rows: int) -> None:
         raise InputError(
             f"{source.path}: shape {source.shape}, but the SAE {sae.name!r} codes rows of {sae.width} values"
         )
-    if not 1 <= chunk_rows <= MAX_CHUNK_ROWS:
-        raise InputError(f"a chunk holds 1 to {MAX_CHUNK_ROWS} rows, got {chunk_rows}")
+    check_chunk_rows(chunk_rows)
 
 
 def _features(source: ArraySource, sae: SAE, chunk_rows: int, report: EncodeReport) -> Iterator[Features]:

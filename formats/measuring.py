@@ -40,14 +40,11 @@ def measure_array(
         )
         whole = sae if sae is not None else codec.sae if codec is not None else None
         with open_saec(path, sae=whole, codec=codec) as file:
-            needed = {
-                "codec_bytes": codec_bytes if file.header.embed == "none" else 0,
-                # An SAE that is inside the codec file that is needed anyway is part of that file's size.
-                "sae_bytes": 0 if file.header.embed == "decoder" or whole is None else whole.nbytes,
-            }
-            if file.header.embed == "none" and codec is not None and codec.sae is not None and codec_bytes:
-                needed["sae_bytes"] = 0
-            return _report(file, source, encoded, needed, progress)
+            outside_codec = codec_bytes if file.header.embed == "none" else 0
+            # An SAE that is in a codec file which is needed anyway is part of that file's size.
+            held = file.header.embed == "decoder" or (outside_codec and codec is not None and codec.sae is not None)
+            outside = {"codec_bytes": outside_codec, "sae_bytes": 0 if held or whole is None else whole.nbytes}
+            return _report(file, source, encoded, outside, progress)
 
 
 def _report(

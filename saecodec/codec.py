@@ -15,7 +15,7 @@ from saecodec.codes import MAX_CHUNK_ROWS, Codes
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.features import Features
 from saecodec.frames import field as record_field
-from saecodec.frames import frame, frames, pack_record, unpack_record
+from saecodec.frames import frame, frames, known_frames, pack_record, unpack_record
 from saecodec.identity import content_hash
 from saecodec.latents import LatentCodec
 from saecodec.priors.fit_factorized import LatentStatistics, fit_factorized
@@ -57,7 +57,7 @@ class Codec:
     ) -> Codec:
         """Fit step, centroids and tables on rows x (..., d); see `formats.encoding.fit_array` for more than memory."""
         rows = _rows(x, sae.width)
-        _check_chunk_rows(chunk_rows)
+        check_chunk_rows(chunk_rows)
         parts = [sae.features(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows)]
         return fit_features(sae, parts, Step.parse(step), [])
 
@@ -99,12 +99,11 @@ class Codec:
 
     def encode(self, x: NDArray[np.floating[Any]], *, chunk_rows: int = DEFAULT_CHUNK_ROWS) -> bytes:
         """Rows x (..., d) as a sequence of chunk frames, each of which decodes on its own."""
-        _check_chunk_rows(chunk_rows)
+        check_chunk_rows(chunk_rows)
         sae = self._sae()
         rows = _rows(x, sae.width)
-        sae.check_rows(rows)
-        parts = (rows[i : i + chunk_rows] for i in range(0, len(rows), chunk_rows))
-        return b"".join(frame("CHNK", self.latents.pack(self.quantize(part))) for part in parts)
+        parts = (sae.features(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows))
+        return b"".join(frame("CHNK", self.latents.pack(self.quantize_features(part))) for part in parts)
 
     def decode(self, data: bytes | memoryview) -> NDArray[np.float32]:
         """The rows of `encode`'s bytes, float32 (T, d). FormatError when they are not chunk frames."""
@@ -162,13 +161,12 @@ class Codec:
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, what: str = "codec") -> Codec:
         """The inverse of `to_bytes`; `with_sae` adds the SAE."""
-        kinds, payloads = [], []
-        for head, payload in frames(data, what):
-            if head.kind in ("CHED", "TABL"):
-                kinds.append(head.kind)
-                payloads.append(payload)
-            else:
-                head.unknown(what)
+        return cls.from_frames(list(known_frames(data, ("CHED", "TABL"), what)), what)
+
+    @classmethod
+    def from_frames(cls, parts: list[tuple[str, memoryview]], what: str) -> Codec:
+        """The codec of the frames of `to_bytes`, given as types and payloads."""
+        kinds, payloads = [kind for kind, _ in parts], [payload for _, payload in parts]
         if kinds != ["CHED", "TABL"]:
             raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL, found {kinds}")
         record = unpack_record(payloads[0], what)
@@ -213,7 +211,8 @@ def fit_features(sae: SAE, chunks: Iterable[Features], step: Step, store: CodeSt
     return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts)
 
 
-def _check_chunk_rows(chunk_rows: int) -> None:
+def check_chunk_rows(chunk_rows: int) -> None:
+    """InputError unless a chunk can have so many rows."""
     if not 1 <= chunk_rows <= MAX_CHUNK_ROWS:
         raise InputError(f"a chunk holds 1 to {MAX_CHUNK_ROWS} rows, got {chunk_rows}")
 

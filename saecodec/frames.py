@@ -77,6 +77,15 @@ def frames(data: bytes | memoryview, what: str) -> Iterator[tuple[FrameHead, mem
         view = view[HEAD_BYTES + head.length :]
 
 
+def known_frames(data: bytes | memoryview, kinds: tuple[str, ...], what: str) -> Iterator[tuple[str, memoryview]]:
+    """Types and payloads of the frames of `kinds` in `data`; of the others, critical ones are refused by name."""
+    for head, payload in frames(data, what):
+        if head.kind in kinds:
+            yield head.kind, payload
+        else:
+            head.unknown(what)
+
+
 def _crc(head: bytes, payload: bytes | memoryview) -> int:
     return zlib.crc32(payload, zlib.crc32(head))
 

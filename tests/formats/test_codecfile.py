@@ -16,7 +16,7 @@ from saecodec.codec import Codec
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, OutputError, UnsupportedError
 from saecodec.formats.codecfile import MAGIC, load_codec, read_codec_file, save_codec
 from saecodec.formats.saec import MAGIC as SAEC_MAGIC
-from saecodec.frames import pack_record
+from saecodec.frames import frame, pack_record
 from saecodec.sae import SAE
 
 ARCHITECTURES = ["standard", "jumprelu", "topk", "gated"]
@@ -112,7 +112,9 @@ def test_a_file_is_overwritten_only_when_forced(codec: Codec, path: Path) -> Non
 def test_the_frames_are_listed(path: Path, whole: Path) -> None:
     assert [kind for kind, _ in read_codec_file(path)] == ["CHED", "TABL"]
     assert [kind for kind, _ in read_codec_file(whole)] == ["CHED", "TABL", "SAEW"]
-    assert MAGIC + b"".join(data for _, data in read_codec_file(whole)) == whole.read_bytes()
+    assert (
+        MAGIC + b"".join(frame(kind, bytes(payload)) for kind, payload in read_codec_file(whole)) == whole.read_bytes()
+    )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
