@@ -31,6 +31,10 @@ class Nonlinearity(ABC):
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Flat indices int64 (K,) and activations float32 (K,) of pre-activations float32 (T, F)."""
 
+    def magnitudes(self, h: Tensor) -> Tensor:
+        """What each latent's activation would be if it were active, float32 (T, F): whom a search considers."""
+        return h
+
     def tensors(self) -> dict[str, Tensor]:
         """Its parameters, each float32 (F,)."""
         return {}
@@ -137,6 +141,9 @@ class Gated(Nonlinearity):
         values = projection * self.r_mag.exp()[latent] + self.b_mag[latent]
         keep = values > 0
         return index[keep], values[keep]
+
+    def magnitudes(self, h: Tensor) -> Tensor:
+        return h * self.r_mag.exp() + self.b_mag
 
     def tensors(self) -> dict[str, Tensor]:
         return {"r_mag": self.r_mag, "b_mag": self.b_mag, "b_gate": self.b_gate}

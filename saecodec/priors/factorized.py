@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from saecodec import buckets
 from saecodec.codes import MAX_LEVEL, Codes
+from saecodec.costs import Costs, mean_bits, value_bits
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
 from saecodec.priors.gaps import gaps_of, positions_of
@@ -30,6 +31,7 @@ MAX_CLASSES: Final = 1 << 10
 MAX_NONZEROS: Final = 1 << 24  # of a chunk
 MAX_CELLS: Final = 1 << buckets.MAX_BITS  # of a chunk: a gap has to fit the bucket code
 _MIN_ALPHABET: Final = 2
+_COST_LEVELS: Final = 1024  # levels told apart in `costs`
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +255,12 @@ class FactorizedPrior:
             bits = -np.log2(tables.weights[tables.classes[latent], symbols] / TOTAL) + buckets.OFFSET_BITS[symbols]
             out.append(float(bits.sum()))
         return out[0], out[1] + (codes.nnz if self.signed else 0)
+
+    def costs(self) -> Costs:
+        """What a nonzero costs: of its gap the mean over its class, of its level the code length."""
+        levels = np.pad(value_bits(self.levels.weights, _COST_LEVELS - 1) + self.signed, ((0, 0), (1, 0)))
+        support = mean_bits(self.support.weights)[self.support.classes]
+        return Costs(support.astype(np.float32), levels.astype(np.float32), self.levels.classes)
 
     def content(self) -> dict[str, NDArray[np.int64]]:
         """Everything that decides a symbol, as integer arrays."""

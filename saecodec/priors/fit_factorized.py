@@ -121,11 +121,16 @@ def _fit_classes(
 
 
 def _by_rate(classes: NDArray[np.int64], histograms: NDArray[np.float64]) -> NDArray[np.int64]:
-    """`classes` renumbered by the falling number of nonzeros per latent, so that groups hold alike latents."""
+    """`classes` renumbered by the falling number of nonzeros per latent, so that groups hold alike latents.
+
+    Latents that never fired say nothing about their class: they go to the rarest, where a nonzero is dear.
+    """
     rate = class_sums(histograms, classes, int(classes.max()) + 1).sum(1) / np.bincount(classes)
     rank = np.empty(len(rate), np.int64)
     rank[np.argsort(-rate, kind="stable")] = np.arange(len(rate))
-    return rank[classes]
+    fired = histograms.any(axis=1)
+    ranked = np.where(fired, rank[classes], rank[classes[fired]].max() if fired.any() else 0)
+    return np.asarray(np.unique(ranked, return_inverse=True)[1].reshape(-1), np.int64)
 
 
 def _table_set(classes: NDArray[np.int64], counts: NDArray[np.float64]) -> TableSet:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codes import Codes
+from saecodec.costs import Costs
 from saecodec.errors import UnsupportedError
 from saecodec.priors.factorized import FactorizedPrior
 from saecodec.wire import ByteReader
@@ -46,6 +47,9 @@ class Prior(Protocol):
 
     def ideal_bits(self, codes: Codes) -> tuple[float, float]:
         """Ideal code length of support and levels under the tables, in bits."""
+
+    def costs(self) -> Costs:
+        """What a nonzero costs, for the encoder's search."""
 
     def content(self) -> dict[str, NDArray[np.int64]]:
         """Everything that decides a symbol, as integer arrays: what identities are made of."""

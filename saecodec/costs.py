@@ -1,0 +1,40 @@
+"""What a prior charges for a nonzero: the rates that an encoder's search weighs against squared error.
+
+They steer the encoder only. Nothing that is decoded depends on them, so floats do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec import buckets
+from saecodec.rangecoder import TOTAL
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """Bits of a nonzero.
+
+    support: of its place, float32 (F,), the mean over the nonzeros of a latent. levels: of |level| = l in column l,
+    its sign included, float32 (C, L); column 0 is 0, and levels beyond the last column cost as much as the last.
+    level_class: row of `levels` of each latent, int64 (F,).
+    """
+
+    support: NDArray[np.float32]
+    levels: NDArray[np.float32]
+    level_class: NDArray[np.int64]
+
+
+def mean_bits(weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bits of a value under bucket tables with weights (C, 304) that tell the truth: their entropies, float64 (C,)."""
+    p = weights / TOTAL
+    return np.asarray((p * (buckets.OFFSET_BITS - np.log2(p))).sum(1))
+
+
+def value_bits(weights: NDArray[np.int64], n_values: int) -> NDArray[np.float64]:
+    """Bits of each value 0..n_values - 1 under bucket tables with weights (C, 304): float64 (C, n_values)."""
+    bucket = buckets.bucket_of(np.arange(n_values))
+    return np.asarray(buckets.OFFSET_BITS[bucket] - np.log2(weights[:, bucket] / TOTAL))
