@@ -29,10 +29,11 @@ from saecodec.frames import frame, pack_record, unpack_record
 from saecodec.integers import pack_ints, unpack_ints, zigzag
 from saecodec.latents import LatentCodec
 from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
-from saecodec.priors.factorized import FactorizedPrior, TableSet
+from saecodec.priors.factorized import FactorizedPrior
 from saecodec.quantizer import Quantizer
 from saecodec.rangecoder import StreamDecoder, StreamEncoder, model_of
 from saecodec.sae import SAE, Encoder
+from saecodec.table_set import TableSet
 from saecodec.tables import expand, max_code
 from saecodec.wire import ByteReader, blob, varint, varints
 

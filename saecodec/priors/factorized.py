@@ -19,69 +19,17 @@ from saecodec import buckets
 from saecodec.codes import MAX_LEVEL, Codes
 from saecodec.costs import Costs, mean_bits, value_bits
 from saecodec.errors import FormatError, InputError
-from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
 from saecodec.priors.gaps import gaps_of, positions_of
 from saecodec.priors.layout import Cells, Layout
-from saecodec.rangecoder import TOTAL, Model, StreamDecoder, StreamEncoder, model_of
-from saecodec.tables import MAX_RESOLUTION, expand, max_code
+from saecodec.rangecoder import TOTAL
+from saecodec.runs import decode_runs, encode_runs
+from saecodec.table_set import MAX_CLASSES, TableSet
 from saecodec.wire import ByteReader, varint, varints
 
 MAX_LATENTS: Final = 1 << 24
-MAX_CLASSES: Final = 1 << 10
 MAX_NONZEROS: Final = 1 << 24  # of a chunk
 MAX_CELLS: Final = 1 << buckets.MAX_BITS  # of a chunk: a gap has to fit the bucket code
-_MIN_ALPHABET: Final = 2
 _COST_LEVELS: Final = 1024  # levels told apart in `costs`
-
-
-@dataclass(frozen=True, eq=False)
-class TableSet:
-    """The tables of a family of classes.
-
-    classes: class of each latent, int64 (F,). codes: frequency codes, int64 (C, A) with A >= 2. resolution: log2 of
-    the frequency steps an octave.
-    """
-
-    classes: NDArray[np.int64]
-    codes: NDArray[np.int64]
-    resolution: int
-
-    @cached_property
-    def weights(self) -> NDArray[np.int64]:
-        """Range-coder weights of each table over all buckets, int64 (C, 304)."""
-        full = np.zeros((len(self.codes), buckets.N_BUCKETS), np.int64)
-        full[:, : self.codes.shape[1]] = self.codes
-        return expand(full, self.resolution)
-
-    @cached_property
-    def models(self) -> list[Model]:
-        """Range-coder model of each class."""
-        return [model_of(weights) for weights in self.weights]
-
-    @cached_property
-    def least_bits(self) -> NDArray[np.float64]:
-        """What a class's likeliest symbol costs, in bits, float64 (C,): bounds how many symbols a stream can hold."""
-        return np.asarray(-np.log2(self.weights.max(1) / TOTAL))
-
-    def to_bytes(self) -> bytes:
-        """Class names and tables (docs/format.md, "Table sets")."""
-        steps = np.diff(self.codes, axis=1, prepend=0)
-        head = varints([len(self.codes), self.codes.shape[1], self.resolution])
-        return head + pack_ints(self.classes) + pack_ints(zigzag(steps.ravel()))
-
-    @classmethod
-    def read(cls, reader: ByteReader, n_latents: int) -> TableSet:
-        """Read what `to_bytes` wrote for `n_latents` latents."""
-        n_classes, n_symbols = reader.varint(MAX_CLASSES), reader.varint(buckets.N_BUCKETS)
-        resolution = reader.varint(MAX_RESOLUTION)
-        if n_classes < 1 or n_symbols < _MIN_ALPHABET:
-            raise FormatError(f"{reader.what}: {n_classes} tables of {n_symbols} symbols are not possible")
-        classes = unpack_ints(reader, n_latents, below=n_classes)
-        steps = unpack_ints(reader, n_classes * n_symbols, below=2 * max_code(MAX_RESOLUTION) + 1)
-        codes = np.cumsum(unzigzag(steps).reshape(n_classes, n_symbols), axis=1)
-        if codes.min() < 0 or codes.max() > max_code(resolution):
-            raise FormatError(f"{reader.what}: a frequency code lies outside 0..{max_code(resolution)}")
-        return cls(classes, codes, resolution)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,42 +86,11 @@ class FactorizedPrior:
         level = cells.level[order]
         magnitude = np.abs(level).astype(np.int64) - 1
         negative = (level < 0).astype(np.int64)
-        support = self._encode_groups(gaps, first, layout.class_bounds, self.support.models)
+        support = encode_runs(gaps, first, layout.class_bounds, self.support.models)
         models = [self.levels.models[c] for c in layout.run_class]
-        levels = self._encode_groups(magnitude, run, layout.run_bounds, models, negative if self.signed else None)
+        levels = encode_runs(magnitude, run, layout.run_bounds, models, negative if self.signed else None)
         lengths = [len(stream) // 4 for pair in zip(support, levels, strict=True) for stream in pair]
         return varints(np.diff(first)) + varints(lengths) + b"".join(support) + b"".join(levels)
-
-    @staticmethod
-    def _encode_groups(
-        values: NDArray[np.int64],
-        first: NDArray[np.int64],
-        bounds: list[int],
-        models: list[Model],
-        signs: NDArray[np.int64] | None = None,
-    ) -> list[bytes]:
-        """One stream per group: the buckets run by run, then all offsets, then all signs.
-
-        first: first value of each run (R + 1,); bounds: first run of each group (G + 1,); models: one per run.
-        """
-        buckets_of = buckets.bucket_of(values)
-        wide = np.flatnonzero(buckets_of >= buckets.DIRECT)
-        offsets = values[wide] - buckets.BASE[buckets_of[wide]]
-        bits = buckets.OFFSET_BITS[buckets_of[wide]]
-        symbols = buckets_of.astype(np.int32)
-        runs = first.tolist()
-        cuts = np.searchsorted(wide, first[bounds]).tolist()
-        streams = []
-        for g in range(len(bounds) - 1):
-            stream = StreamEncoder()
-            for run in range(bounds[g], bounds[g + 1]):
-                stream.put(symbols[runs[run] : runs[run + 1]], models[run])
-            stream.put_bits(offsets[cuts[g] : cuts[g + 1]], bits[cuts[g] : cuts[g + 1]])
-            if signs is not None:
-                sign = signs[runs[bounds[g]] : runs[bounds[g + 1]]]
-                stream.put_bits(sign, np.ones_like(sign))
-            streams.append(stream.finish())
-        return streams
 
     def decode(self, reader: ByteReader, n_rows: int, columns: Mapping[str, NDArray[np.int64]]) -> Codes:
         """The inverse of `encode`; FormatError when the bytes are not a chunk of `n_rows` rows. Ignores columns."""
@@ -182,11 +99,11 @@ class FactorizedPrior:
         streams = [reader.take(4 * n) for n in (*lengths[::2], *lengths[1::2])]
         n_groups = len(self.group_sizes)
         first = np.concatenate([[0], np.cumsum(counts)])
-        gaps, _ = self._decode_groups(streams[:n_groups], first, layout.class_bounds, self.support.models, what, False)
+        gaps, _ = decode_runs(streams[:n_groups], first, layout.class_bounds, self.support.models, what, False)
         column, row = positions_of(gaps, counts, n_rows, layout.class_start, what)
         order, run = layout.level_order(column)
         models = [self.levels.models[c] for c in layout.run_class]
-        magnitude, negative = self._decode_groups(streams[n_groups:], run, layout.run_bounds, models, what, self.signed)
+        magnitude, negative = decode_runs(streams[n_groups:], run, layout.run_bounds, models, what, self.signed)
         if len(magnitude) and magnitude.max() >= MAX_LEVEL:
             raise FormatError(f"{what}: a level exceeds 2^20")
         level = np.empty(len(magnitude), np.int32)
@@ -208,34 +125,6 @@ class FactorizedPrior:
         if counts.sum() > MAX_NONZEROS or (counts > sizes * n_rows).any() or (0.99 * least > possible).any():
             raise FormatError(f"{reader.what}: {counts.sum()} nonzeros cannot come from streams of these lengths")
         return counts, lengths
-
-    @staticmethod
-    def _decode_groups(
-        streams: list[memoryview],
-        first: NDArray[np.int64],
-        bounds: list[int],
-        models: list[Model],
-        what: str,
-        signed: bool,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The values and signs (1 = negative; empty unless `signed`) that `_encode_groups` coded."""
-        runs = first.tolist()
-        values = np.empty(runs[-1], np.int64)
-        negative = np.zeros(runs[-1] if signed else 0, np.int64)
-        for g, data in enumerate(streams):
-            stream = StreamDecoder(data, what)
-            a, b = runs[bounds[g]], runs[bounds[g + 1]]
-            symbols = np.empty(b - a, np.int64)
-            for run in range(bounds[g], bounds[g + 1]):
-                if runs[run] < runs[run + 1]:
-                    symbols[runs[run] - a : runs[run + 1] - a] = stream.get(models[run], runs[run + 1] - runs[run])
-            values[a:b] = buckets.BASE[symbols]
-            wide = np.flatnonzero(symbols >= buckets.DIRECT)
-            values[a + wide] += stream.get_bits(buckets.OFFSET_BITS[symbols[wide]])
-            if signed:
-                negative[a:b] = stream.get_bits(np.ones(b - a, np.int64))
-            stream.end()
-        return values, negative
 
     def stream_bytes(self, reader: ByteReader, n_rows: int) -> tuple[int, int]:
         """Bytes of a chunk's support streams and of its levels streams, without decoding them."""

@@ -9,39 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec import buckets
-from saecodec.classes import assign, choose, class_sums, code_lengths, refine, smoothed
+from saecodec.classes import class_sums
 from saecodec.codes import Codes
-from saecodec.integers import pack_ints
-from saecodec.priors.factorized import FactorizedPrior, TableSet
+from saecodec.fit_tables import COARSE, class_histogram, coarse_symbols, fit_classes, fit_table_set
+from saecodec.priors.factorized import FactorizedPrior
 from saecodec.priors.gaps import gaps_of
 from saecodec.priors.layout import Layout
-from saecodec.rangecoder import TOTAL
-from saecodec.tables import expand, quantize
 
 # More classes save little (64 -> 128 support classes: 0.3 %) and cost time: every run of one class is a call.
 _SUPPORT_CANDIDATES: Final = [1, 2, 4, 8, 16, 32, 64]
 _LEVEL_CANDIDATES: Final = [1, 2, 4, 8, 16, 32]
 _COUNT_BITS: Final = 12.0  # what a support class costs a chunk: its number of nonzeros
-_MORE_ROUNDS: Final = 5
-_ENTRY_BITS: Final = 3.3  # an entry of a table, as measured on tables of real gaps
-_RESOLUTIONS: Final = (0, 1, 2)
 _MIN_GROUPS: Final = 16
-
-
-def _coarse(n_direct: int) -> NDArray[np.int64]:
-    """Bucket -> symbol of the histograms that classes are fitted on: two an octave from `n_direct` on, 32 in all."""
-    exact = np.minimum(np.arange(buckets.DIRECT), n_direct)
-    base = np.maximum(buckets.BASE, 1).astype(np.float64)
-    halves = np.floor(2 * np.log2(base / n_direct)).astype(np.int64)
-    out = np.where(
-        np.arange(buckets.N_BUCKETS) < n_direct, np.pad(exact, (0, buckets.N_BUCKETS - 16)), n_direct + halves
-    )
-    return np.minimum(out, _COARSE - 1)
-
-
-_COARSE: Final = 32
-_COARSE_GAP: Final = _coarse(4)
-_COARSE_LEVEL: Final = _coarse(buckets.DIRECT)
+_COARSE_GAP: Final = coarse_symbols(4)
+_COARSE_LEVEL: Final = coarse_symbols(buckets.DIRECT)
 
 
 class LatentStatistics:
@@ -51,8 +32,8 @@ class LatentStatistics:
         self.n_latents = n_latents
         self.n_chunks = 0
         self.signed = False
-        self.gaps = np.zeros((n_latents, _COARSE))
-        self.levels = np.zeros((n_latents, _COARSE))
+        self.gaps = np.zeros((n_latents, COARSE))
+        self.levels = np.zeros((n_latents, COARSE))
         identity = np.arange(n_latents)
         self._layout = Layout(identity, np.zeros_like(identity), (n_latents,))
 
@@ -61,9 +42,9 @@ class LatentStatistics:
         self.n_chunks += 1
         cells = self._layout.cells(codes)
         gaps, _ = gaps_of(cells, codes.n_rows, self._layout.class_start)
-        np.add.at(self.gaps.reshape(-1), cells.column * _COARSE + _COARSE_GAP[buckets.bucket_of(gaps)], 1.0)
+        np.add.at(self.gaps.reshape(-1), cells.column * COARSE + _COARSE_GAP[buckets.bucket_of(gaps)], 1.0)
         level = np.abs(cells.level).astype(np.int64) - 1
-        np.add.at(self.levels.reshape(-1), cells.column * _COARSE + _COARSE_LEVEL[buckets.bucket_of(level)], 1.0)
+        np.add.at(self.levels.reshape(-1), cells.column * COARSE + _COARSE_LEVEL[buckets.bucket_of(level)], 1.0)
         self.signed = self.signed or bool(codes.nnz and codes.levels.min() < 0)
 
 
@@ -73,8 +54,8 @@ def fit_factorized(chunks: Iterable[Codes], statistics: LatentStatistics, *, sig
     chunks: is iterated once; statistics: those of the same chunks; signed: code signs.
     """
     overhead = _COUNT_BITS * statistics.n_chunks
-    support = _by_rate(_fit_classes(statistics.gaps, _COARSE_GAP, _SUPPORT_CANDIDATES, overhead), statistics.gaps)
-    levels = _fit_classes(statistics.levels, _COARSE_LEVEL, _LEVEL_CANDIDATES, 0.0)
+    support = _by_rate(fit_classes(statistics.gaps, _COARSE_GAP, _SUPPORT_CANDIDATES, overhead), statistics.gaps)
+    levels = fit_classes(statistics.levels, _COARSE_LEVEL, _LEVEL_CANDIDATES, 0.0)
     n_support, n_levels = int(support.max()) + 1, int(levels.max()) + 1
     layout = Layout(support, levels, (n_support,))
     gap_counts = np.zeros((n_support, buckets.N_BUCKETS))
@@ -83,41 +64,11 @@ def fit_factorized(chunks: Iterable[Codes], statistics: LatentStatistics, *, sig
         cells = layout.cells(codes)
         latent = layout.latent_of[cells.column]
         gaps, _ = gaps_of(cells, codes.n_rows, layout.class_start)
-        gap_counts += _class_histogram(support[latent], gaps, n_support)
-        level_counts += _class_histogram(levels[latent], np.abs(cells.level).astype(np.int64) - 1, n_levels)
+        gap_counts += class_histogram(support[latent], gaps, n_support)
+        level_counts += class_histogram(levels[latent], np.abs(cells.level).astype(np.int64) - 1, n_levels)
     return FactorizedPrior(
-        _table_set(support, gap_counts), _table_set(levels, level_counts), _groups(gap_counts.sum(1)), signed
+        fit_table_set(support, gap_counts), fit_table_set(levels, level_counts), _groups(gap_counts.sum(1)), signed
     )
-
-
-def _class_histogram(classes: NDArray[np.int64], values: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
-    flat = np.bincount(classes * buckets.N_BUCKETS + buckets.bucket_of(values), minlength=n_classes * buckets.N_BUCKETS)
-    return flat.reshape(n_classes, buckets.N_BUCKETS)
-
-
-def _fit_classes(
-    histograms: NDArray[np.float64], coarse: NDArray[np.int64], candidates: list[int], overhead: float
-) -> NDArray[np.int64]:
-    """Classes of latents (F,) with the shortest description, from histograms over coarse symbols (F, 32).
-
-    coarse: bucket -> coarse symbol. overhead: bits that a class costs beside its table.
-    """
-    width = np.bincount(coarse, minlength=_COARSE)  # no more buckets than these, or than counts, are in a table
-    count = histograms.sum(1)
-    mean = histograms @ np.arange(histograms.shape[1]) / np.maximum(count, 1)
-    order = np.lexsort((count, mean))
-
-    def bits(classes: NDArray[np.int64]) -> float:
-        n_classes = int(classes.max()) + 1
-        counts = class_sums(histograms, classes, n_classes)
-        members = np.bincount(classes, minlength=n_classes)
-        entries = np.minimum(counts, width).sum()
-        names = (code_lengths(members.astype(np.float64)) * members).sum()
-        data = (code_lengths(smoothed(counts)) * counts).sum()
-        return float(data + names + _ENTRY_BITS * entries + overhead * n_classes)
-
-    # Two rounds tell which number of classes is best; only that one is worth more.
-    return refine(histograms, choose(candidates, lambda n: assign(histograms, n, order, 2), bits), _MORE_ROUNDS)
 
 
 def _by_rate(classes: NDArray[np.int64], histograms: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -131,22 +82,6 @@ def _by_rate(classes: NDArray[np.int64], histograms: NDArray[np.float64]) -> NDA
     fired = histograms.any(axis=1)
     ranked = np.where(fired, rank[classes], rank[classes[fired]].max() if fired.any() else 0)
     return np.asarray(np.unique(ranked, return_inverse=True)[1].reshape(-1), np.int64)
-
-
-def _table_set(classes: NDArray[np.int64], counts: NDArray[np.float64]) -> TableSet:
-    """Tables of counts (C, A), at the resolution that makes tables plus data shortest."""
-    used = max(2, int(np.flatnonzero(counts.sum(0))[-1]) + 1) if counts.any() else 2
-    kept = counts[:, :used]
-    shapes = smoothed(kept)
-    best, least = None, float("inf")
-    for resolution in _RESOLUTIONS:
-        codes = quantize(shapes, resolution)
-        bits = -(kept * np.log2(expand(codes, resolution) / TOTAL)).sum()
-        bits += 8 * len(pack_ints(np.abs(np.diff(codes, axis=1, prepend=0)).ravel()))
-        if bits < least:
-            best, least = TableSet(classes, codes, resolution), bits
-    assert best is not None
-    return best
 
 
 def _groups(counts: NDArray[np.float64]) -> tuple[int, ...]:

@@ -17,8 +17,9 @@ from saecodec.errors import FormatError, InputError, SaecodecError
 from saecodec.integers import pack_ints, zigzag
 from saecodec.latents import LatentCodec
 from saecodec.priors import factorized
-from saecodec.priors.factorized import MAX_CLASSES, MAX_LATENTS, MAX_NONZEROS, FactorizedPrior, TableSet
+from saecodec.priors.factorized import MAX_LATENTS, MAX_NONZEROS, FactorizedPrior
 from saecodec.rangecoder import TOTAL
+from saecodec.table_set import MAX_CLASSES, TableSet
 from saecodec.tables import max_code
 from saecodec.wire import ByteReader, varint, varints
 

@@ -1,0 +1,71 @@
+"""Runs of values in streams: how the bucket code and the range coder meet.
+
+A stream holds the values of some runs; each run is coded under a model of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec import buckets
+from saecodec.rangecoder import Model, StreamDecoder, StreamEncoder
+
+
+def encode_runs(
+    values: NDArray[np.int64],
+    first: NDArray[np.int64],
+    bounds: list[int],
+    models: list[Model],
+    signs: NDArray[np.int64] | None = None,
+) -> list[bytes]:
+    """One stream per group: the buckets run by run, then all offsets, then all signs.
+
+    first: first value of each run (R + 1,); bounds: first run of each group (G + 1,); models: one per run.
+    """
+    buckets_of = buckets.bucket_of(values)
+    wide = np.flatnonzero(buckets_of >= buckets.DIRECT)
+    offsets = values[wide] - buckets.BASE[buckets_of[wide]]
+    bits = buckets.OFFSET_BITS[buckets_of[wide]]
+    symbols = buckets_of.astype(np.int32)
+    runs = first.tolist()
+    cuts = np.searchsorted(wide, first[bounds]).tolist()
+    streams = []
+    for g in range(len(bounds) - 1):
+        stream = StreamEncoder()
+        for run in range(bounds[g], bounds[g + 1]):
+            stream.put(symbols[runs[run] : runs[run + 1]], models[run])
+        stream.put_bits(offsets[cuts[g] : cuts[g + 1]], bits[cuts[g] : cuts[g + 1]])
+        if signs is not None:
+            sign = signs[runs[bounds[g]] : runs[bounds[g + 1]]]
+            stream.put_bits(sign, np.ones_like(sign))
+        streams.append(stream.finish())
+    return streams
+
+
+def decode_runs(
+    streams: list[memoryview],
+    first: NDArray[np.int64],
+    bounds: list[int],
+    models: list[Model],
+    what: str,
+    signed: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The values and signs (1 = negative; empty unless `signed`) that `encode_runs` coded."""
+    runs = first.tolist()
+    values = np.empty(runs[-1], np.int64)
+    negative = np.zeros(runs[-1] if signed else 0, np.int64)
+    for g, data in enumerate(streams):
+        stream = StreamDecoder(data, what)
+        a, b = runs[bounds[g]], runs[bounds[g + 1]]
+        symbols = np.empty(b - a, np.int64)
+        for run in range(bounds[g], bounds[g + 1]):
+            if runs[run] < runs[run + 1]:
+                symbols[runs[run] - a : runs[run + 1] - a] = stream.get(models[run], runs[run + 1] - runs[run])
+        values[a:b] = buckets.BASE[symbols]
+        wide = np.flatnonzero(symbols >= buckets.DIRECT)
+        values[a + wide] += stream.get_bits(buckets.OFFSET_BITS[symbols[wide]])
+        if signed:
+            negative[a:b] = stream.get_bits(np.ones(b - a, np.int64))
+        stream.end()
+    return values, negative
