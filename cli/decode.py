@@ -22,6 +22,7 @@ from saecodec.cli.options import RowRange, codec_option, device_option, force_op
     type=click.Choice(["float16", "bfloat16", "float32", "float64"]),
     help="Of the output; default: that of the input that was encoded.",
 )
+@click.option("--base-only", is_flag=True, help="Without the residual layer, of which nothing is read.")
 @device_option
 @force_option
 def decode(
@@ -31,6 +32,7 @@ def decode(
     output: str,
     rows: tuple[int | None, int | None] | None,
     dtype: str | None,
+    base_only: bool,
     device: str,
     force: bool,
 ) -> None:
@@ -55,5 +57,5 @@ def decode(
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
-        shape = decode_file(file, output, rows=chosen, dtype=dtype, force=force, progress=progress)
+        shape = decode_file(file, output, rows=chosen, dtype=dtype, base_only=base_only, force=force, progress=progress)
         click.echo(f"{output}: {dtype or file.dtype} array of shape {shape}")

@@ -12,10 +12,10 @@ from saecodec.cli.options import (
     device_option,
     embed_option,
     force_option,
+    goal_options,
     json_option,
     key_option,
     sae_option,
-    step_option,
 )
 
 
@@ -24,7 +24,7 @@ from saecodec.cli.options import (
 @sae_option
 @codec_option
 @click.option("-o", "--output", required=True, metavar="OUT.saec", help="File to write.")
-@step_option
+@goal_options
 @chunk_rows_option
 @embed_option
 @click.option("--note", multiple=True, metavar="KEY=VALUE", help="Metadata to store in the file; may be repeated.")
@@ -37,7 +37,11 @@ def encode(
     sae: str | None,
     codec: str | None,
     output: str,
+    nmse: float | None,
+    bits: float | None,
     step: str | None,
+    search: str | None,
+    residual: bool,
     chunk_rows: int,
     embed: str | None,
     note: tuple[str, ...],
@@ -56,10 +60,12 @@ def encode(
       saecodec encode acts.npy -s path/to/sae -o acts.saec
       saecodec encode acts.npy -s path/to/sae -c l3.saecodec -o acts.saec
       saecodec encode acts.npy -s path/to/sae --embed decoder -o acts.saec
+      saecodec encode acts.npy -s path/to/sae --nmse 0.15 -o acts.saec
+      saecodec encode acts.npy -s path/to/sae --bits 500 --residual -o acts.saec
     """
-    from saecodec.cli.options import check_output_name, file_bytes, load_pieces
+    from saecodec.cli.options import check_output_name, file_bytes, goal, load_pieces
     from saecodec.cli.progress import progress_bar
-    from saecodec.cli.render import number, size
+    from saecodec.cli.render import number, size, target_text
     from saecodec.formats.array_source import ITEM_BYTES
     from saecodec.formats.arrays import open_array
     from saecodec.formats.atomic import check_output_path
@@ -67,6 +73,7 @@ def encode(
 
     if not all("=" in pair for pair in note):
         raise click.UsageError("--note takes KEY=VALUE")
+    wanted = goal(nmse, bits, step, search, residual)
     check_output_name(output, ".saec")
     check_output_path(output, force=force)
     source = open_array(input, key)
@@ -77,7 +84,7 @@ def encode(
             output,
             sae=model,
             codec=fitted,
-            step=step,
+            goal=wanted,
             chunk_rows=chunk_rows,
             embed=embed,
             user=dict(pair.split("=", 1) for pair in note),
@@ -85,13 +92,16 @@ def encode(
             progress=progress,
         )
     n_bytes, rows = file_bytes(output), source.n_rows
-    bits = 8 * n_bytes / rows if rows else None
+    rate = 8 * n_bytes / rows if rows else None
     if as_json:
-        seconds = {"sae": report.sae_seconds, "encode": report.code_seconds}
-        facts = {"file": output, "rows": rows, "file_bytes": n_bytes, "bits_per_row": bits, "seconds": seconds}
+        facts = {"file": output, "rows": rows, "file_bytes": n_bytes, "bits_per_row": rate, "seconds": report.seconds}
+        target = report.goal.target
+        facts["target"] = None if target is None else {target.kind: target.value, "reached": report.reached}
         click.echo(json.dumps(facts))
         return
     click.echo(
-        f"{output}: {rows:,} rows in {size(n_bytes)}, {number(bits)} bits per row, "
+        f"{output}: {rows:,} rows in {size(n_bytes)}, {number(rate)} bits per row, "
         f"{ITEM_BYTES[source.dtype] * rows * source.width / n_bytes:.1f}x smaller than the input"
     )
+    if report.goal.target is not None:
+        click.echo(f"  {target_text(report.goal.target, report.reached)}")

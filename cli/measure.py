@@ -11,10 +11,10 @@ from saecodec.cli.options import (
     codec_option,
     device_option,
     embed_option,
+    goal_options,
     json_option,
     key_option,
     sae_option,
-    step_option,
 )
 
 
@@ -22,7 +22,7 @@ from saecodec.cli.options import (
 @click.argument("input", metavar="INPUT")
 @sae_option
 @codec_option
-@step_option
+@goal_options
 @chunk_rows_option
 @embed_option
 @key_option
@@ -32,7 +32,11 @@ def measure(
     input: str,
     sae: str | None,
     codec: str | None,
+    nmse: float | None,
+    bits: float | None,
     step: str | None,
+    search: str | None,
+    residual: bool,
     chunk_rows: int,
     embed: str | None,
     key: str | None,
@@ -49,13 +53,16 @@ def measure(
       saecodec measure acts.npy -s path/to/sae
       saecodec measure acts.npy -s path/to/sae -c l3.saecodec --json
       saecodec measure acts.npy -s path/to/sae --step 0.8rms
+      saecodec measure acts.npy -s path/to/sae --nmse 0.15
+      saecodec measure acts.npy -s path/to/sae --nmse 0.05 --residual
     """
-    from saecodec.cli.options import file_bytes, load_pieces
+    from saecodec.cli.options import file_bytes, goal, load_pieces
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import measure_text
     from saecodec.formats.arrays import open_array
     from saecodec.formats.measuring import measure_array
 
+    wanted = goal(nmse, bits, step, search, residual)
     source = open_array(input, key)
     model, fitted = load_pieces(sae, codec, device)
     with progress_bar() as progress:
@@ -64,7 +71,7 @@ def measure(
             sae=model,
             codec=fitted,
             codec_bytes=file_bytes(codec),
-            step=step,
+            goal=wanted,
             chunk_rows=chunk_rows,
             embed=embed,
             progress=progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ import click
 if TYPE_CHECKING:
     _ParamType = click.ParamType[tuple[int | None, int | None]]
     from saecodec.codec import Codec
+    from saecodec.goal import Goal
     from saecodec.sae import SAE
 else:
     _ParamType = click.ParamType  # generic from click 8.2 on
@@ -25,11 +27,42 @@ key_option = click.option(
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-step_option = click.option(
-    "--step",
-    metavar="S",
-    help="Quantization step: a number, or relative to the rms of |z||d| over the nonzeros: 0.4rms is the default.",
+_GOAL_OPTIONS = (
+    click.option(
+        "--nmse", type=float, metavar="X", help="Spend the fewest bits for this NMSE (FVU), reached within 1 %."
+    ),
+    click.option("--bits", type=float, metavar="B", help="The least error at this many bits per row, within 1 %."),
+    click.option(
+        "--step",
+        metavar="S",
+        help="Quantization step: a number, or relative to the rms of |z||d| over the nonzeros: 0.4rms is the default.",
+    ),
+    click.option(
+        "--search",
+        type=click.Choice(["none", "refit", "pursuit"]),
+        help="Codes to look for: none (the SAE's own activations), refit (least-squares values on its support), "
+        "pursuit (another support too). Default: pursuit with --nmse or --bits, else none.",
+    ),
+    click.option(
+        "--residual", is_flag=True, help="Add a layer that codes what the SAE leaves, for errors below its floor."
+    ),
 )
+
+
+def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options --nmse, --bits, --step, --search and --residual; `goal` makes a `Goal` of them."""
+    for option in reversed(_GOAL_OPTIONS):
+        command = option(command)
+    return command
+
+
+def goal(nmse: float | None, bits: float | None, step: str | None, search: str | None, residual: bool) -> Goal:
+    """The goal that the options of `goal_options` ask for."""
+    from saecodec.goal import Goal
+
+    return Goal.of(step, nmse, bits, search, residual)
+
+
 chunk_rows_option = click.option(
     "--chunk-rows",
     type=click.IntRange(1, 1 << 20),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+if TYPE_CHECKING:
+    from saecodec.rate_control import Target
+
+TARGET_TOLERANCE: Final = 0.01
 _PARTS = {
     "support": "support: which latents fire",
     "levels": "levels: how strongly",
     "columns": "row-aligned columns",
+    "residual": "residual: what the SAE leaves",
     "tables": "tables of the prior",
     "decoder": "embedded decoder",
     "headers": "headers, index, frames",
@@ -41,6 +46,14 @@ def pairs(rows: list[tuple[str, str]], indent: str = "  ") -> str:
     return "\n".join(f"{indent}{label:<{width}}  {value}" for label, value in rows)
 
 
+def target_text(target: Target, reached: float | None) -> str:
+    """What was asked for and reached."""
+    assert reached is not None
+    missed = target.missed_by(reached)
+    warning = "" if missed <= TARGET_TOLERANCE else f": missed by {100 * missed:.1f} %, which was the nearest found"
+    return f"{target} asked for, {reached:.4g} reached{warning}"
+
+
 def measure_text(report: dict[str, Any], name: str) -> str:
     """The report of `measure`."""
     outside = report["outside"]
@@ -56,9 +69,14 @@ def measure_text(report: dict[str, Any], name: str) -> str:
         ("variance explained", number(report["variance_explained"], 4)),
         ("mean cosine", number(report["cosine"], 4)),
         ("largest error", number(report["max_error"], 4)),
-        ("L0 of the SAE / of the codes", f"{number(report['sae_l0'])} / {number(report['l0'])}"),
+        ("L0 of the SAE / of the codes", f"{number(report['sae_alone']['l0'])} / {number(report['l0'])}"),
+        ("NMSE of the SAE, unquantized", number(report["sae_alone"]["nmse"], 4)),
+        ("search", report["search"]),
         ("step", f"{report['step']:.6g}"),
     ]
+    if report["residual_step"] is not None:
+        distortion.insert(1, ("NMSE of the base layer alone", number(report["base_nmse"], 4)))
+        distortion.append(("step of the residual layer", f"{report['residual_step']:.6g}"))
     split = [
         (_PARTS[part], number(bits)) for part, bits in report["bits"].items() if bits or part in ("support", "levels")
     ]
@@ -93,3 +111,44 @@ def measure_text(report: dict[str, Any], name: str) -> str:
             f"time: {seconds}",
         ]
     )
+
+
+def bench_text(report: dict[str, Any]) -> str:
+    """The report of `bench`: a line for each codec."""
+    head = [
+        "bits per row at NMSE",
+        *(f"{target:g}" for target in report["targets"]),
+        "encode MB/s",
+        "decode MB/s",
+        "model outside",
+    ]
+    lines = [head]
+    for curve in report["curves"]:
+        points = curve["points"]
+        if not points:
+            continue
+        at = [number(bits, 1) for bits in curve["bits_per_row_at"].values()]
+        speeds = [_span([point[key] for point in points]) for key in ("encode_mb_s", "decode_mb_s")]
+        model = size(max(point["model_bytes"] for point in points))
+        if points[0]["sae_bytes"]:
+            model += f" + SAE decoder {size(points[0]['sae_bytes'])}"
+        lines.append([curve["name"], *at, *speeds, model])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    table = [
+        "  ".join(
+            text.ljust(width) if i in (0, len(head) - 1) else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    rows = (
+        f"{count(report['rows'], 'row')} of {report['width']} values, fitted on {report['calibration_rows']:,} others"
+    )
+    shared = f" ({report['shared_rows']:,} of the measured rows occur among them)" if report["shared_rows"] else ""
+    return "\n".join([rows + shared, *table, *report["missing"]])
+
+
+def _span(values: list[float]) -> str:
+    """The range of some numbers."""
+    low, high = (f"{value:.3g}" for value in (min(values), max(values)))
+    return low if low == high else f"{low}-{high}"

@@ -86,7 +86,8 @@ def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
             facts |= field(record, "info", dict, name)
     if not facts:
         raise FormatError(f"{name}: a codec file without a CHED frame")
-    return facts | {"embeds_sae": WEIGHTS in sizes, "table_bytes": sizes.get("TABL", 0)}
+    layer = {"residual_bytes": sizes["RTAB"]} if "RTAB" in sizes else {}
+    return facts | {"embeds_sae": WEIGHTS in sizes, "table_bytes": sizes.get("TABL", 0)} | layer
 
 
 @contextmanager
@@ -107,4 +108,4 @@ def read_codec_file(path: str | os.PathLike[str]) -> list[tuple[str, memoryview]
     """Types and payloads of the frames of a codec file, unknown ancillary ones left out."""
     with _opened(path) as file:
         data = file.read()
-    return list(known_frames(data, ("CHED", "TABL", WEIGHTS), os.fspath(path)))
+    return list(known_frames(data, ("CHED", "TABL", "RTAB", WEIGHTS), os.fspath(path)))

@@ -12,9 +12,9 @@ from saecodec.distortion import Distortion
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_sinks import create_array
 from saecodec.formats.array_source import ArraySource
-from saecodec.formats.encoding import Progress, no_progress
 from saecodec.formats.saec import SaecFile
 from saecodec.frames import HEAD_BYTES
+from saecodec.steering import Progress, no_progress
 from saecodec.wire import ByteReader
 
 
@@ -24,20 +24,21 @@ def decode_file(
     *,
     rows: tuple[int, int] | None = None,
     dtype: str | None = None,
+    base_only: bool = False,
     force: bool = False,
     progress: Progress = no_progress,
 ) -> tuple[int, ...]:
     """Decode into an array file (`.npy`, `.npz`, `.safetensors`, `.pt`) and return its shape.
 
     rows: start and stop over flattened rows, which gives a 2-D array; None is all rows in the shape that was encoded.
-    dtype: of the output, by default the input's. Raises InputError (rows), MissingPieceError,
-    IdentityError, FormatError, OutputError.
+    dtype: of the output, by default the input's. base_only: without the residual layer, of which nothing is read.
+    Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
     """
     start, stop = rows if rows is not None else (0, file.n_rows)
     file.check_range(start, stop)
     shape = file.shape if rows is None else (stop - start, file.header.width)
     done = 0
-    batches = file.batches(start, stop)
+    batches = file.batches(start, stop, base_only=base_only)
     with create_array(path, shape, dtype or file.dtype, force=force) as sink:
         for batch in batches:
             sink.write(batch)
@@ -74,7 +75,7 @@ def verify_file(
         distortion, decoded = compare(file, against, progress), "rows"
     elif decode:
         decoded, done = "rows" if file.has_sae else "levels", 0
-        for part in file.batches() if file.has_sae else file.codes():
+        for part in file.batches() if file.has_sae else file.layers():
             done += len(part) if isinstance(part, np.ndarray) else part.n_rows
             progress("verify", done, file.n_rows)
     return Verification(n_frames, len(file.index.rows), file.n_rows, decoded, distortion)
@@ -82,13 +83,19 @@ def verify_file(
 
 def _check_structure(file: SaecFile) -> int:
     """Read every frame, check that the chunks are where and what the index says; returns the number of frames."""
-    n_frames, found = 0, []
+    n_frames, found, before = 0, [], ""
     for offset, head, payload in file.frames():
         n_frames += 1
+        if (file.header.residual and before == "CHNK") != (head.kind == "RCHK"):
+            raise FormatError(
+                f"{file.path}, offset {offset}: a {head.kind} frame behind a {before} frame: where there is a residual "
+                "layer every chunk, and nothing else, is followed by its residual, RCHK"
+            )
+        before = head.kind
         if head.kind == "CHNK":
             rows = ByteReader(payload, f"{file.path}, offset {offset}").varint(MAX_CHUNK_ROWS)
             found.append((rows, offset, HEAD_BYTES + head.length))
-        elif found and head.kind in ("HEAD", "TABL", "SAEW"):
+        elif found and head.kind in ("HEAD", "TABL", "RTAB", "SAEW"):
             raise FormatError(f"{file.path}, offset {offset}: a {head.kind} frame stands behind the first chunk")
     index = file.index
     listed = list(zip(index.rows.tolist(), index.offsets.tolist(), index.lengths.tolist(), strict=True))

@@ -48,9 +48,20 @@ def _saec(path: Path) -> dict[str, Any]:
             "decoder_id": header.decoder_id,
             "codec_id": header.codec_id,
             "prior": header.prior,
+            "residual": _residual(file) if header.residual else None,
             "made_by": header.made_by,
             "user": dict(header.user),
         }
+
+
+def _residual(file: saec.SaecFile) -> dict[str, float | None]:
+    """Bits per row of each layer's chunks."""
+    base = int(file.index.lengths.sum())
+    layer = sum(file.residual_bytes(i) for i in range(len(file.index.rows)))
+    return {
+        f"{name}_bits_per_row": 8 * n / file.n_rows if file.n_rows else None
+        for name, n in (("base", base), ("residual", layer))
+    }
 
 
 def _codec(path: Path) -> dict[str, Any]:

@@ -1,56 +1,83 @@
-"""Fitting and encoding of arrays: one pass of the SAE, flat in memory, into a codec or a `.saec` file."""
+"""Fitting and encoding of arrays, flat in memory, into a codec or a `.saec` file."""
 
 from __future__ import annotations
 
+import io
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import BinaryIO
 
-from saecodec.codec import DEFAULT_CHUNK_ROWS, DEFAULT_STEP, Codec, check_chunk_rows, fit_features
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec, check_chunk_rows
+from saecodec.codes import Codes
+from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import InputError, MissingPieceError, OutputError
 from saecodec.features import Features
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.atomic import atomic_output
 from saecodec.formats.header import check_user
 from saecodec.formats.saec_writer import SaecWriter
-from saecodec.formats.spool import Spool, code_spool, feature_spool
-from saecodec.quantizer import Step
+from saecodec.formats.spool import code_spool, feature_spool, level_spool
+from saecodec.goal import Goal
+from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
+from saecodec.steering import Progress, Steering, no_progress
+from saecodec.store import Store
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, rows done and rows in all."""
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """Reports to nobody."""
+_INDEX_BYTES = 5  # an entry of the index, about
 
 
-@dataclass
+@dataclass(frozen=True)
 class EncodeReport:
-    """What happened: nonzero feature activations of the SAE, and seconds by stage."""
+    """What was done. goal: what was asked for. reached: the figure that its target is about, None without one. slope:
+    squared error that a bit was allowed to cost, in squared steps. seconds: all of it."""
 
-    sae_nnz: int = 0
-    sae_seconds: float = 0.0
-    code_seconds: float = 0.0
+    goal: Goal
+    reached: float | None
+    slope: float
+    seconds: float
+
+
+class _FileStores(ExitStack):
+    """Stores in temporary files, closed with it."""
+
+    def features(self) -> Store[Features]:
+        return self.enter_context(feature_spool())
+
+    def codes(self, n_latents: int) -> Store[Codes]:
+        return self.enter_context(code_spool(n_latents))
+
+    def levels(self) -> Store[NDArray[np.int32]]:
+        return self.enter_context(level_spool())
 
 
 def fit_array(
     source: ArraySource,
     sae: SAE,
-    step: str | float | Step = DEFAULT_STEP,
+    goal: Goal | None = None,
     *,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    verify: bool = True,
     progress: Progress = no_progress,
 ) -> Codec:
-    """Fit a codec on all rows of an array. InputError names the first row that holds NaN or infinity."""
-    step = Step.parse(step)
+    """Fit a codec on all rows of an array; the bits of a target are those of the rows, without the codec file.
+
+    verify: hold a target on all rows, not on a sample of them alone; what it reached is then in the codec's `info`.
+    InputError names the first row that holds NaN or infinity;
+    TargetError when a target is out of reach.
+    """
+    goal = goal or Goal.of()
     _check(source, sae, chunk_rows)
-    with feature_spool() as spool, code_spool(sae.n_latents) as codes:
-        _fill(spool, _features(source, sae, chunk_rows, EncodeReport()), source.n_rows, progress)
-        progress("fit", 0, source.n_rows)
-        return fit_features(sae, spool, step, codes)
+    with _FileStores() as stores, _named(source):
+        steering = Steering(
+            sae, _rows(source, chunk_rows), source.n_rows, goal, chunk_rows=chunk_rows, stores=stores, progress=progress
+        )
+        return steering.fit(verify=verify).codec
 
 
 def encode_array(
@@ -59,7 +86,7 @@ def encode_array(
     *,
     sae: SAE | None = None,
     codec: Codec | None = None,
-    step: str | float | Step | None = None,
+    goal: Goal | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     embed: str | None = None,
     user: dict[str, str] | None = None,
@@ -68,20 +95,20 @@ def encode_array(
 ) -> EncodeReport:
     """Encode an array into a `.saec` file.
 
-    Without `codec`, one is fitted on the array itself and its tables are embedded. With it, step and tables are the
-    codec's, and the file names it by hash. `sae` may be left out when the codec holds the whole SAE. step: see `Step`
-    (default 0.4rms). embed: "none" (needs `codec`), "tables" or "decoder"; default "none" with a codec, "tables"
-    without. force: overwrite. Nothing appears under `path` unless all of it succeeds.
+    Without `codec`, one is fitted on the array itself and its tables are embedded. With it, steps and tables are the
+    codec's, the file names it by hash, and a target is met by the search's slope alone. `sae` may be left out when the
+    codec holds the whole SAE. goal: see `Goal.of`; the bits of a target are those of the file. embed: "none" (needs
+    `codec`), "tables" or "decoder"; default "none" with a codec, "tables" without. force: overwrite. Nothing appears
+    under `path` unless all of it succeeds.
 
-    Raises InputError (NaN, shapes, contradicting options), MissingPieceError, IdentityError, OutputError.
+    Raises InputError (NaN, shapes, contradicting options), TargetError, MissingPieceError, IdentityError, OutputError.
     """
-    if codec is not None and step is not None:
-        raise InputError("the step comes from the codec: leave --step out, or leave -c out to fit on the input itself")
+    started = time.perf_counter()
+    goal = _goal_with(codec, goal)
     if codec is None and embed == "none":
         raise InputError(
             "without a codec the tables are fitted on the input, and the file must embed them: tables or decoder"
         )
-    wanted = Step.parse(DEFAULT_STEP if step is None else step)
     if codec is not None and sae is not None:
         codec = codec.with_sae(sae)
     sae = codec.sae if codec is not None else sae
@@ -92,37 +119,77 @@ def encode_array(
     check_user(user or {})
     if os.path.exists(path) and os.path.exists(source.path) and os.path.samefile(path, source.path):
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
-    with ExitStack() as held:
-        file = held.enter_context(atomic_output(path, force=force))
-        spool = held.enter_context(feature_spool())
-        started = time.perf_counter()
-        report = EncodeReport()
-        features = _features(source, sae, chunk_rows, report)
-        if codec is None:
-            _fill(spool, features, source.n_rows, progress)
-            progress("fit", 0, source.n_rows)
-            store = held.enter_context(code_spool(sae.n_latents))
-            codec, codes = fit_features(sae, spool, wanted, store), iter(store)
-            embed = embed or "tables"
-        else:
-            codes = map(codec.quantize_features, features)
-        writer = SaecWriter(
-            file,
-            codec,
-            shape=source.shape,
-            dtype=source.dtype,
-            chunk_rows=chunk_rows,
-            embed=embed or "none",
-            user=user,
+    embed = embed or ("none" if codec is not None else "tables")
+
+    def writer_of(file: BinaryIO, codec: Codec, shape: tuple[int, ...]) -> SaecWriter:
+        return SaecWriter(
+            file, codec, shape=shape, dtype=source.dtype, chunk_rows=chunk_rows, embed=embed or "none", user=user
         )
-        done = 0
-        for chunk in codes:
-            writer.add(chunk)
-            done += chunk.n_rows
-            progress("encode", done, source.n_rows)
+
+    overhead = _Overhead(lambda file, codec: writer_of(file, codec, (0, source.width)).finish(), embed)
+    overhead.chunks = -(-source.n_rows // chunk_rows)
+    with _FileStores() as stores, _named(source):
+        file = stores.enter_context(atomic_output(path, force=force))
+        reached, slope = None, DEFAULT_SLOPE
+        if codec is not None and goal.target is None:
+            coder, done = RowCoder(codec, goal.search), 0
+            writer = writer_of(file, codec, source.shape)
+            for x in source.batches(chunk_rows):
+                writer.add(coder(x, done))
+                done += len(x)
+                progress("encode", done, source.n_rows)
+        else:
+            steering = Steering(
+                sae,
+                _rows(source, chunk_rows),
+                source.n_rows,
+                goal,
+                chunk_rows=chunk_rows,
+                stores=stores,
+                overhead=overhead,
+                progress=progress,
+            )
+            coded = steering.fit() if codec is None else steering.code(codec)
+            reached, slope = coded.reached, coded.slope
+            writer, done = writer_of(file, coded.codec, source.shape), 0
+            for layers in coded.layers():
+                writer.add(layers)
+                done += layers.n_rows
+                progress("encode", done, source.n_rows)
         writer.finish()
-        report.code_seconds = time.perf_counter() - started - report.sae_seconds
-    return report
+    return EncodeReport(goal, reached, slope, time.perf_counter() - started)
+
+
+class _Overhead:
+    """Bytes of a `.saec` file beside its chunks, for a codec: the tables' are its own, the rest is the same for all."""
+
+    chunks = 0
+
+    def __init__(self, write_empty: Callable[[io.BytesIO, Codec], None], embed: str) -> None:
+        self._write_empty, self._embed = write_empty, embed
+        self._rest: int | None = None
+
+    def __call__(self, codec: Codec) -> float:
+        tables = len(codec.table_frames()) if self._embed != "none" else 0
+        if self._rest is None:
+            file = io.BytesIO()
+            self._write_empty(file, codec)
+            self._rest = len(file.getvalue()) - tables
+        return tables + self._rest + _INDEX_BYTES * self.chunks
+
+
+def _goal_with(codec: Codec | None, goal: Goal | None) -> Goal:
+    """The goal, checked against what a codec decides."""
+    goal = goal or Goal.of()
+    if codec is None:
+        return goal
+    if goal.step_given:
+        raise InputError("the step comes from the codec: leave --step out, or leave -c out to fit on the input itself")
+    if goal.residual and codec.residual is None:
+        raise InputError("this codec has no residual layer: fit one that has (saecodec fit --residual)")
+    if goal.target is not None and goal.search == "none" and codec.residual is None:
+        raise InputError("with a codec a target is met by searching codes: leave --search out, or choose refit")
+    return goal
 
 
 def _check(source: ArraySource, sae: SAE, chunk_rows: int) -> None:
@@ -133,22 +200,19 @@ def _check(source: ArraySource, sae: SAE, chunk_rows: int) -> None:
     check_chunk_rows(chunk_rows)
 
 
-def _features(source: ArraySource, sae: SAE, chunk_rows: int, report: EncodeReport) -> Iterator[Features]:
-    """The feature activations of each chunk of rows; time spent in the SAE and nonzeros go into `report`."""
-    row = 0
-    for x in source.batches(chunk_rows):
-        started = time.perf_counter()
-        try:
-            features = sae.features(x, row)
-        except InputError as error:
-            raise InputError(f"{source.path}: {error}") from error
-        report.sae_seconds += time.perf_counter() - started
-        report.sae_nnz += features.nnz
-        row += len(x)
-        yield features
+def _rows(source: ArraySource, chunk_rows: int) -> Callable[[], Iterator[NDArray[np.float32]]]:
+    return lambda: source.batches(chunk_rows)
 
 
-def _fill(spool: Spool[Features], features: Iterable[Features], n_rows: int, progress: Progress) -> None:
-    for chunk in features:
-        spool.append(chunk)
-        progress("SAE", spool.n_rows, n_rows)
+class _named:
+    """Puts the array's name before what is wrong with its rows."""
+
+    def __init__(self, source: ArraySource) -> None:
+        self._path = source.path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InputError) and not str(error).startswith(self._path):
+            raise type(error)(f"{self._path}: {error}") from error

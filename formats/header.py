@@ -12,7 +12,7 @@ from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
-from saecodec.version import check_version, versioned
+from saecodec.version import RESIDUAL, check_version, versioned
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
@@ -25,7 +25,8 @@ class Header:
 
     width: d. dtype: of the input array. chunk_rows: rows of a chunk (the last may have fewer). embed: what the file
     holds beside the rows ("none", "tables", or "decoder", which includes the tables). decoder_id, codec_id: sha256,
-    hex. sae: name, source, architecture, n_latents. step: absolute. prior: its name. user: free text by key.
+    hex. sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a
+    residual layer. user: free text by key.
     """
 
     width: int
@@ -38,12 +39,13 @@ class Header:
     step: float
     prior: str
     made_by: str
+    residual: bool = False
     user: Mapping[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""
         check_user(self.user)
-        record = versioned([f"prior:{self.prior}"]) | {
+        record = versioned([f"prior:{self.prior}", *([RESIDUAL] if self.residual else [])]) | {
             "width": self.width,
             "dtype": self.dtype,
             "chunk_rows": self.chunk_rows,
@@ -85,7 +87,8 @@ class Header:
         numbers = {key: get(key, int) for key in ("width", "chunk_rows")}
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
         identities = {"decoder_id": ids[0].hex(), "codec_id": ids[1].hex()}
-        return cls(**numbers, **texts, **identities, sae=sae, step=get("step", float), user=user)
+        residual = RESIDUAL in record["requires"]
+        return cls(**numbers, **texts, **identities, sae=sae, step=get("step", float), user=user, residual=residual)
 
 
 def check_user(user: Mapping[str, str]) -> None:

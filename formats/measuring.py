@@ -7,14 +7,18 @@ import tempfile
 import time
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.distortion import Distortion
 from saecodec.estimates import CodeStatistics
 from saecodec.formats.array_source import ITEM_BYTES, ArraySource
-from saecodec.formats.encoding import EncodeReport, Progress, encode_array, no_progress
+from saecodec.formats.encoding import EncodeReport, encode_array
 from saecodec.formats.saec import SaecFile, open_saec
-from saecodec.quantizer import Step
+from saecodec.goal import Goal
 from saecodec.sae import SAE
+from saecodec.steering import Progress, no_progress
 
 
 def measure_array(
@@ -23,7 +27,7 @@ def measure_array(
     sae: SAE | None = None,
     codec: Codec | None = None,
     codec_bytes: int = 0,
-    step: str | float | Step | None = None,
+    goal: Goal | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     embed: str | None = None,
     progress: Progress = no_progress,
@@ -36,7 +40,7 @@ def measure_array(
     with tempfile.TemporaryDirectory(prefix="saecodec-") as folder:
         path = os.path.join(folder, "measured.saec")
         encoded = encode_array(
-            source, path, sae=sae, codec=codec, step=step, chunk_rows=chunk_rows, embed=embed, progress=progress
+            source, path, sae=sae, codec=codec, goal=goal, chunk_rows=chunk_rows, embed=embed, progress=progress
         )
         whole = sae if sae is not None else codec.sae if codec is not None else None
         with open_saec(path, sae=whole, codec=codec) as file:
@@ -44,26 +48,48 @@ def measure_array(
             # An SAE that is in a codec file which is needed anyway is part of that file's size.
             held = file.header.embed == "decoder" or (outside_codec and codec is not None and codec.sae is not None)
             outside = {"codec_bytes": outside_codec, "sae_bytes": 0 if held or whole is None else whole.nbytes}
-            return _report(file, source, encoded, outside, progress)
+            assert whole is not None
+            return _report(file, source, whole, encoded, outside, progress)
+
+
+class _Alone:
+    """What the SAE does with rows when nothing is quantized: L0, distortion and seconds of its forward pass."""
+
+    def __init__(self, sae: SAE) -> None:
+        self._sae = sae
+        self.nnz, self.seconds, self.distortion = 0, 0.0, Distortion(sae.width)
+
+    def add(self, x: NDArray[np.float32]) -> None:
+        """Add rows."""
+        started = time.perf_counter()
+        features = self._sae.features(x)
+        x_hat = self._sae.rows(features).cpu().numpy()
+        self.seconds += time.perf_counter() - started
+        self.nnz += features.nnz
+        self.distortion.add(x, x_hat)
 
 
 def _report(
-    file: SaecFile, source: ArraySource, encoded: EncodeReport, outside: dict[str, int], progress: Progress
+    file: SaecFile, source: ArraySource, sae: SAE, encoded: EncodeReport, outside: dict[str, int], progress: Progress
 ) -> dict[str, Any]:
     decoder = file.decoder
     distortion, statistics = Distortion(source.width), CodeStatistics(decoder.latents.prior.n_latents)
+    base, alone = Distortion(source.width), _Alone(sae)
     ideal, seconds = [0.0, 0.0], 0.0
     batches = source.batches(file.header.chunk_rows)
     for i, x in enumerate(batches):
         started = time.perf_counter()
-        codes = file.chunk(i)
-        x_hat = decoder.reconstruct(codes)
+        layers = file.chunk_layers(i)
+        codes, x_hat = layers.codes, decoder.reconstruct(layers.codes, layers.residual)
         seconds += time.perf_counter() - started
         distortion.add(x, x_hat)
+        if layers.residual is not None:
+            base.add(x, decoder.reconstruct(codes))
+        alone.add(x)
         statistics.add(codes)
         ideal = [a + b for a, b in zip(ideal, decoder.latents.prior.ideal_bits(codes), strict=True)]
         progress("decode", distortion.n_rows, file.n_rows)
-    rows = file.n_rows
+    rows, target = file.n_rows, encoded.goal.target
 
     def per_row(n_bits: float) -> float | None:
         return n_bits / rows if rows else None
@@ -84,14 +110,19 @@ def _report(
         "cosine": distortion.cosine,
         "max_error": distortion.max_error,
         "l0": statistics.l0,
-        "sae_l0": per_row(encoded.sae_nnz),
+        "sae_alone": {"l0": per_row(alone.nnz), "nmse": alone.distortion.nmse},
+        "base_nmse": base.nmse if decoder.residual is not None else None,
+        "search": encoded.goal.search,
+        "slope": encoded.slope,
+        "target": None if target is None else {target.kind: target.value, "reached": encoded.reached},
         "step": file.header.step,
+        "residual_step": None if decoder.residual is None else decoder.residual.step,
         "bits": {part: per_row(8 * n_bytes) for part, n_bytes in file.bytes_by_part().items()},
         "ideal": {"support": per_row(ideal[0]), "levels": per_row(ideal[1])},
         "outside": outside,
         "bits_per_row_with_codec": per_row(8 * (file.size + outside["codec_bytes"])),
         "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},
-        "seconds": {"sae": encoded.sae_seconds, "encode": encoded.code_seconds, "decode": seconds},
+        "seconds": {"sae": alone.seconds, "encode": encoded.seconds, "decode": seconds},
         "sae": dict(file.header.sae) | {"decoder_id": file.header.decoder_id},
         "codec_id": file.header.codec_id,
     }

@@ -16,19 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
-from saecodec.formats.header import EMBED, Header
+from saecodec.formats.header import Header
 from saecodec.formats.index import Index
 from saecodec.frames import HEAD_BYTES, FrameHead
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
     from saecodec.codes import Codes
+    from saecodec.layers import Layers
     from saecodec.sae import SAE
 
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
 _TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
-_KNOWN: Final = ("HEAD", "TABL", "SAEW", "CHNK", "INDX", "TAIL")
+_KNOWN: Final = ("HEAD", "TABL", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
 
 
 class SaecFile:
@@ -101,7 +102,9 @@ class SaecFile:
                 found.append((head.kind, at))
             at += HEAD_BYTES + head.length
         kinds = [kind for kind, _ in found]
-        if kinds != ["TABL", "SAEW"][: EMBED.index(header.embed)]:
+        tables = ("TABL", "RTAB") if header.residual else ("TABL",)
+        expected = {"none": (), "tables": tables, "decoder": (*tables, "SAEW")}[header.embed]
+        if tuple(kinds) != expected:
             raise FormatError(f"{self.path}: the header says embed {header.embed!r}, but frames {kinds} follow it")
         return header, dict(found)
 
@@ -111,11 +114,11 @@ class SaecFile:
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes of the file by what they are for; they add up to its size.
 
-        support, levels, columns: of the chunks. tables: the embedded codec. decoder: embedded weights. headers: header,
-        frame heads, chunk heads, index, trailer, magic, and frames this version does not know.
+        support, levels, columns, residual: of the chunks. tables: the embedded codec. decoder: embedded weights.
+        headers: header, frame heads, chunk heads, index, trailer, magic, and frames this version does not know.
         """
-        parts = dict.fromkeys(("support", "levels", "columns", "tables", "decoder", "headers"), 0)
-        named = {"TABL": "tables", "SAEW": "decoder"}
+        parts = dict.fromkeys(("support", "levels", "columns", "residual", "tables", "decoder", "headers"), 0)
+        named = {"TABL": "tables", "RTAB": "tables", "SAEW": "decoder", "RCHK": "residual"}
         for offset, head, payload in self.frames():
             if head.kind in named:
                 parts[named[head.kind]] += head.length
@@ -137,7 +140,8 @@ class SaecFile:
         found = self._codec
         if self.header.embed != "none":
             info, tables = {"sae": self.header.sae["name"]}, self._embedded("TABL")
-            found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables")
+            layer = self._embedded("RTAB") if self.header.residual else None
+            found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables", layer)
         if found is None:
             raise MissingPieceError(
                 f"{self.path}: needs the codec it was encoded with (id {self.header.codec_id}): give the .saecodec "
@@ -149,8 +153,13 @@ class SaecFile:
                     f"{self.path}: encoded with the codec {self.header.codec_id}, but the codec given is "
                     f"{codec.codec_id}"
                 )
-        if self.header.prior != found.latents.prior.name or self.header.step != found.quantizer.step:
-            raise FormatError(f"{self.path}: the header contradicts the tables about prior or step")
+        told = (self.header.prior, self.header.step, self.header.residual)
+        if told != (found.latents.prior.name, found.quantizer.step, found.residual is not None):
+            raise FormatError(f"{self.path}: the header contradicts the tables about prior, step or residual layer")
+        if found.residual is not None and found.residual.width != self.header.width:
+            raise FormatError(
+                f"{self.path}: rows of {self.header.width}, but a residual layer for rows of {found.residual.width}"
+            )
         return found
 
     @property
@@ -208,6 +217,16 @@ class SaecFile:
 
     def codes(self, start: int = 0, stop: int | None = None) -> Iterator[Codes]:
         """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read."""
+        for i, part in self._parts(start, stop):
+            yield self.chunk(i)[part]
+
+    def layers(self, start: int = 0, stop: int | None = None, *, base_only: bool = False) -> Iterator[Layers]:
+        """Codes and residual levels of rows start:stop, chunk by chunk; base_only: the codes alone."""
+        for i, part in self._parts(start, stop):
+            yield self.chunk_layers(i, base_only=base_only)[part]
+
+    def _parts(self, start: int, stop: int | None) -> Iterator[tuple[int, slice]]:
+        """The chunks that hold rows start:stop, and which of their rows these are."""
         stop = self.n_rows if stop is None else stop
         self.check_range(start, stop)
         first = self.index.first_row
@@ -215,8 +234,7 @@ class SaecFile:
         for i in range(begin, len(self.index.rows)):
             if first[i] >= stop:
                 break
-            codes = self.chunk(i)
-            yield codes[max(start - int(first[i]), 0) : stop - int(first[i])]
+            yield i, slice(max(start - int(first[i]), 0), stop - int(first[i]))
 
     def chunk(self, i: int) -> Codes:
         """The codes of chunk i."""
@@ -230,17 +248,37 @@ class SaecFile:
             raise FormatError(f"{what}: holds {codes.n_rows} rows, the index says {self.index.rows[i]}")
         return codes
 
-    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk."""
+    def residual_bytes(self, i: int) -> int:
+        """Size of the residual frame behind chunk i, by its head alone."""
+        return HEAD_BYTES + self._head(int(self.index.offsets[i] + self.index.lengths[i])).length
+
+    def chunk_layers(self, i: int, *, base_only: bool = False) -> Layers:
+        """The codes of chunk i, and its residual levels where the file has them; base_only: the codes alone."""
+        from saecodec.layers import Layers
+
+        codes, layer = self.chunk(i), self.codec.residual
+        if layer is None or base_only:
+            return Layers(codes)
+        offset, what = int(self.index.offsets[i] + self.index.lengths[i]), f"{self.path}, chunk {i}"
+        head, payload = self._frame(offset)
+        if head.kind != "RCHK":
+            raise FormatError(f"{what}: the frame behind it is {head.kind}, expected its residual, RCHK")
+        return Layers(codes, layer.decode(payload, codes.n_rows, f"{what}, residual"))
+
+    def batches(
+        self, start: int = 0, stop: int | None = None, *, base_only: bool = False
+    ) -> Iterator[NDArray[np.float32]]:
+        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk; base_only: without the residual layer."""
         decoder = self.decoder
         if decoder.sae is not None and decoder.sae.width != self.header.width:
             raise FormatError(f"{self.path}: rows of {self.header.width}, but the SAE has rows of {decoder.sae.width}")
-        for codes in self.codes(start, stop):
-            yield decoder.reconstruct(codes)
+        for layers in self.layers(start, stop, base_only=base_only):
+            yield decoder.reconstruct(layers.codes, layers.residual)
 
-    def rows(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """The reconstructed rows start:stop, float32 (stop - start, d)."""
-        return np.concatenate([np.zeros((0, self.header.width), np.float32), *self.batches(start, stop)])
+    def rows(self, start: int = 0, stop: int | None = None, *, base_only: bool = False) -> NDArray[np.float32]:
+        """The reconstructed rows start:stop, float32 (stop - start, d); base_only: without the residual layer."""
+        parts = self.batches(start, stop, base_only=base_only)
+        return np.concatenate([np.zeros((0, self.header.width), np.float32), *parts])
 
     def close(self) -> None:
         """Close the file."""

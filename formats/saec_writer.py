@@ -9,13 +9,13 @@ import numpy as np
 
 import saecodec
 from saecodec.codec import Codec
-from saecodec.codes import Codes
 from saecodec.errors import InputError
 from saecodec.formats.header import EMBED, Header
 from saecodec.formats.index import MAX_DIMENSIONS, Index
 from saecodec.formats.saec import MAGIC, TRAILER
 from saecodec.formats.weights import pack_weights
 from saecodec.frames import frame
+from saecodec.layers import Layers
 
 
 class SaecWriter:
@@ -54,6 +54,7 @@ class SaecWriter:
             codec.quantizer.step,
             codec.latents.prior.name,
             f"saecodec {saecodec.__version__}",
+            codec.residual is not None,
             user or {},
         )
         self._file, self._codec, self._at = file, codec, 0
@@ -63,17 +64,18 @@ class SaecWriter:
         self._write(MAGIC)
         self._write(frame("HEAD", self.header.to_bytes()))
         if embed != "none":
-            self._write(frame("TABL", codec.tables()))
+            self._write(codec.table_frames())
         if embed == "decoder":
             self._write(frame("SAEW", pack_weights(sae, decoder_only=True)))
 
-    def add(self, codes: Codes) -> None:
+    def add(self, layers: Layers) -> None:
         """Write the next chunk."""
-        data = frame("CHNK", self._codec.latents.pack(codes))
-        self._rows.append(codes.n_rows)
+        chunk, *rest = self._codec.pack(layers)
+        self._rows.append(layers.n_rows)
         self._offsets.append(self._at)
-        self._lengths.append(len(data))
-        self._write(data)
+        self._lengths.append(len(chunk))
+        for data in (chunk, *rest):
+            self._write(data)
 
     def finish(self) -> None:
         """Write the index and the trailer. InputError when the rows written are not those of the shape."""

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codes import MAX_CHUNK_ROWS, Codes
+from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.features import Features
 from saecodec.frames import field as record_field
 from saecodec.frames import frame, frames, known_frames, pack_record, unpack_record
 from saecodec.identity import content_hash
 from saecodec.latents import LatentCodec
-from saecodec.priors.fit_factorized import LatentStatistics, fit_factorized
-from saecodec.quantizer import CentroidStatistics, Quantizer, Step, quantize
+from saecodec.layers import Layers
+from saecodec.quantizer import Quantizer, Step, quantize
+from saecodec.residual import ResidualLayer
 from saecodec.sae import SAE
-from saecodec.version import check_version, versioned
+from saecodec.search import Mode
+from saecodec.version import RESIDUAL, check_version, versioned
 from saecodec.wire import ByteReader
 
-DEFAULT_STEP: Final = "0.4rms"
 DEFAULT_CHUNK_ROWS: Final = 4096
+CHUNK: Final = "CHNK"
+RESIDUAL_CHUNK: Final = "RCHK"
+CODEC_FRAMES: Final = ("CHED", "TABL", "RTAB")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +39,7 @@ class Codec:
 
     quantizer, latents: how codes are made and coded. decoder_id: identity of the SAE's decoder it was fitted with.
     sae: the SAE, or None; what needs it then raises MissingPieceError. info: what it was fitted on, for people.
+    residual: how what the SAE leaves is coded, or None.
 
     >>> codec = Codec.fit(sae, x, step="0.4rms")        # doctest: +SKIP
     >>> data = codec.encode(x)                          # doctest: +SKIP
@@ -45,21 +51,37 @@ class Codec:
     decoder_id: str
     sae: SAE | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    residual: ResidualLayer | None = None
 
     @classmethod
     def fit(
         cls,
         sae: SAE,
         x: NDArray[np.floating[Any]],
-        step: str | float | Step = DEFAULT_STEP,
+        step: str | float | Step | None = None,
         *,
+        nmse: float | None = None,
+        bits: float | None = None,
+        search: Mode | None = None,
+        residual: bool = False,
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
     ) -> Codec:
-        """Fit step, centroids and tables on rows x (..., d); see `formats.encoding.fit_array` for more than memory."""
-        rows = _rows(x, sae.width)
+        """Fit step, centroids and tables on rows x (..., d); see `formats.encoding.fit_array` for more than memory.
+
+        step, nmse, bits, search, residual: see `Goal.of`; nmse and bits (per row, of the chunks alone) are reached on x
+        within 1 %. Raises InputError; TargetError when a target is out of reach.
+        """
+        from saecodec.goal import Goal
+        from saecodec.steering import MemoryStores, Steering
+
+        rows = as_rows(x, sae.width)
         check_chunk_rows(chunk_rows)
-        parts = [sae.features(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows)]
-        return fit_features(sae, parts, Step.parse(step), [])
+        goal = Goal.of(step, nmse, bits, search, residual)
+
+        def chunks() -> Iterator[NDArray[np.float32]]:
+            return (rows[i : i + chunk_rows] for i in range(0, len(rows), chunk_rows))
+
+        return Steering(sae, chunks, len(rows), goal, chunk_rows=chunk_rows, stores=MemoryStores()).fit().codec
 
     def __repr__(self) -> str:
         sae = self.sae if self.sae is not None else f"SAE {self.info.get('sae', '?')!r}, not at hand"
@@ -75,6 +97,8 @@ class Codec:
             )
         if sae.n_latents != self.latents.prior.n_latents:
             raise FormatError(f"the codec codes {self.latents.prior.n_latents} latents, its SAE has {sae.n_latents}")
+        if self.residual is not None and self.residual.width != sae.width:
+            raise FormatError(f"the residual layer is for rows of {self.residual.width}, the SAE for {sae.width}")
         return replace(self, sae=sae)
 
     def _sae(self) -> SAE:
@@ -84,40 +108,89 @@ class Codec:
         return self.sae
 
     def quantize(self, x: NDArray[np.floating[Any]]) -> Codes:
-        """The codes of rows x (..., d)."""
+        """The codes of rows x (..., d) that stand for the SAE's own activations."""
         sae = self._sae()
-        return self.quantize_features(sae.features(_rows(x, sae.width)))
+        return self.quantize_features(sae.features(as_rows(x, sae.width)))
 
     def quantize_features(self, features: Features) -> Codes:
         """The codes of feature activations."""
         return quantize(features, self._sae().norms, self.quantizer.step)
 
-    def reconstruct(self, codes: Codes) -> NDArray[np.float32]:
-        """x_hat of codes, float32 (T, d)."""
+    def reconstruct(self, codes: Codes, residual: NDArray[np.int32] | None = None) -> NDArray[np.float32]:
+        """x_hat of codes and, where they are given, of residual levels (T, M): float32 (T, d)."""
         sae = self._sae()
-        return np.asarray(sae.rows(self.quantizer.dequantize(codes, sae.norms)).cpu().numpy())
+        rows = np.asarray(sae.rows(self.quantizer.dequantize(codes, sae.norms)).cpu().numpy())
+        return rows if residual is None else rows + self._residual().rows(residual)
 
-    def encode(self, x: NDArray[np.floating[Any]], *, chunk_rows: int = DEFAULT_CHUNK_ROWS) -> bytes:
-        """Rows x (..., d) as a sequence of chunk frames, each of which decodes on its own."""
+    def encode(
+        self,
+        x: NDArray[np.floating[Any]],
+        *,
+        chunk_rows: int = DEFAULT_CHUNK_ROWS,
+        search: Mode = "none",
+        slope: float = DEFAULT_SLOPE,
+    ) -> bytes:
+        """Rows x (..., d) as a sequence of frames; each chunk decodes on its own. search, slope: see `RowCoder`."""
+        from saecodec.row_coder import RowCoder
+
         check_chunk_rows(chunk_rows)
-        sae = self._sae()
-        rows = _rows(x, sae.width)
-        parts = (sae.features(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows))
-        return b"".join(frame("CHNK", self.latents.pack(self.quantize_features(part))) for part in parts)
+        rows = as_rows(x, self._sae().width)
+        coder = RowCoder(self, search, slope)
+        parts = (coder(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows))
+        return b"".join(data for part in parts for data in self.pack(part))
 
-    def decode(self, data: bytes | memoryview) -> NDArray[np.float32]:
-        """The rows of `encode`'s bytes, float32 (T, d). FormatError when they are not chunk frames."""
+    def pack(self, layers: Layers) -> list[bytes]:
+        """The frames of a chunk: its codes, then its residual levels where the codec has that layer."""
+        out = [frame(CHUNK, self.latents.pack(layers.codes))]
+        if (layers.residual is None) != (self.residual is None):
+            raise InputError("a chunk has residual levels exactly when its codec has a residual layer")
+        if layers.residual is not None:
+            if len(layers.residual) != layers.n_rows:
+                raise InputError(f"{layers.n_rows} rows of codes, but {len(layers.residual)} of residual levels")
+            # Ancillary: who wants the base layer alone may skip it; the header's `requires` tells the others.
+            out.append(frame(RESIDUAL_CHUNK, self._residual().encode(layers.residual), critical=False))
+        return out
+
+    def decode(self, data: bytes | memoryview, *, base_only: bool = False) -> NDArray[np.float32]:
+        """The rows of `encode`'s bytes, float32 (T, d), of the base layer alone where that is wanted.
+
+        FormatError when they are not frames of chunks.
+        """
         sae = self._sae()
-        parts = [self.reconstruct(codes) for codes in self.codes(data)]
+        parts = [self.reconstruct(part.codes, part.residual) for part in self.chunks(data, base_only=base_only)]
         return np.concatenate([np.zeros((0, sae.width), np.float32), *parts])
 
     def codes(self, data: bytes | memoryview) -> Iterator[Codes]:
-        """The codes of each chunk frame in `data`."""
+        """The codes of each chunk in `data`."""
+        return (part.codes for part in self.chunks(data, base_only=True))
+
+    def chunks(self, data: bytes | memoryview, *, base_only: bool = False) -> Iterator[Layers]:
+        """The layers of each chunk in `data`; base_only: without residual levels."""
+        codes: Codes | None = None  # a chunk whose residual has not come yet
         for head, payload in frames(data, "encoded rows"):
-            if head.kind == "CHNK":
-                yield self.latents.unpack(payload)
-            else:
+            if (codes is None) == (head.kind == RESIDUAL_CHUNK):
+                found = f"a {head.kind} frame where {'a chunk begins' if codes is None else 'its residual is due'}"
+                raise FormatError(
+                    f"encoded rows: {found}: every chunk of a codec with a residual layer, and no other, "
+                    "is followed by its residual"
+                )
+            if head.kind == RESIDUAL_CHUNK and codes is not None:
+                what = "encoded rows, residual"
+                yield Layers(codes, None if base_only else self._residual().decode(payload, codes.n_rows, what))
+                codes = None
+            elif head.kind != CHUNK:
                 head.unknown("encoded rows")
+            elif self.residual is None:
+                yield Layers(self.latents.unpack(payload))
+            else:
+                codes = self.latents.unpack(payload)
+        if codes is not None:
+            raise FormatError("encoded rows: the last chunk lacks its residual")
+
+    def _residual(self) -> ResidualLayer:
+        if self.residual is None:
+            raise InputError("this codec has no residual layer")
+        return self.residual
 
     # -- storage -------------------------------------------------------------------------------------------------------
 
@@ -135,20 +208,37 @@ class Codec:
             "step": struct.pack("<d", self.quantizer.step).hex(),
             "prior": prior.name,
         }
-        return content_hash(facts, {**prior.content(), "centroids": self.quantizer.centroids})
+        content = {**prior.content(), "centroids": self.quantizer.centroids}
+        if self.residual is not None:
+            facts["residual"] = self.residual.scales().hex()
+            content |= self.residual.content()
+        return content_hash(facts, content)
+
+    @property
+    def requires(self) -> list[str]:
+        """What a reader must know."""
+        return [f"prior:{self.latents.prior.name}", *([RESIDUAL] if self.residual is not None else [])]
 
     @classmethod
-    def from_tables(cls, tables: bytes | memoryview, decoder_id: str, info: Mapping[str, Any], what: str) -> Codec:
-        """The codec of `tables()`, without its SAE."""
+    def from_tables(
+        cls,
+        tables: bytes | memoryview,
+        decoder_id: str,
+        info: Mapping[str, Any],
+        what: str,
+        residual: bytes | memoryview | None = None,
+    ) -> Codec:
+        """The codec of the payloads of `table_frames`, without its SAE."""
         reader = ByteReader(tables, what)
         latents = LatentCodec.read(reader)
         quantizer = Quantizer.read(reader, latents.prior.level_class, latents.prior.n_level_classes)
         reader.end()
-        return cls(quantizer, latents, decoder_id, None, dict(info))
+        layer = None if residual is None else ResidualLayer.from_bytes(residual, what)
+        return cls(quantizer, latents, decoder_id, None, dict(info), layer)
 
     def to_bytes(self, *, embed: str = "none") -> bytes:
         """The codec without its SAE, as frames. embed: "sae" when the caller puts a weights frame behind them."""
-        head = versioned([f"prior:{self.latents.prior.name}"]) | {
+        head = versioned(self.requires) | {
             "decoder_id": bytes.fromhex(self.decoder_id),
             "codec_id": bytes.fromhex(self.codec_id),
             "prior": self.latents.prior.name,
@@ -156,59 +246,38 @@ class Codec:
             "embed": embed,
             "info": dict(self.info),
         }
-        return frame("CHED", pack_record(head)) + frame("TABL", self.tables())
+        return frame("CHED", pack_record(head)) + self.table_frames()
+
+    def table_frames(self) -> bytes:
+        """What decoding takes beside the SAE, as frames: the tables, and the residual layer where there is one."""
+        layer = b"" if self.residual is None else frame("RTAB", self.residual.to_bytes())
+        return frame("TABL", self.tables()) + layer
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, what: str = "codec") -> Codec:
         """The inverse of `to_bytes`; `with_sae` adds the SAE."""
-        return cls.from_frames(list(known_frames(data, ("CHED", "TABL"), what)), what)
+        return cls.from_frames(list(known_frames(data, CODEC_FRAMES, what)), what)
 
     @classmethod
     def from_frames(cls, parts: list[tuple[str, memoryview]], what: str) -> Codec:
         """The codec of the frames of `to_bytes`, given as types and payloads."""
         kinds, payloads = [kind for kind, _ in parts], [payload for _, payload in parts]
-        if kinds != ["CHED", "TABL"]:
+        if kinds[:1] != ["CHED"]:
             raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL, found {kinds}")
         record = unpack_record(payloads[0], what)
         check_version(record, what)
+        expected = list(CODEC_FRAMES[: 3 if RESIDUAL in record["requires"] else 2])
+        if kinds != expected:
+            more = ", and as it requires one a frame RTAB" if RESIDUAL in record["requires"] else ""
+            raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL{more}, found {kinds}")
         decoder_id, info = record_field(record, "decoder_id", bytes, what), record_field(record, "info", dict, what)
         if len(decoder_id) != 32:
             raise FormatError(f"{what}: a decoder id has 32 bytes, found {len(decoder_id)}")
-        codec = cls.from_tables(payloads[1], decoder_id.hex(), info, what)
+        layer = payloads[2] if len(payloads) == 3 else None
+        codec = cls.from_tables(payloads[1], decoder_id.hex(), info, what, layer)
         if record_field(record, "codec_id", bytes, what).hex() != codec.codec_id:
             raise FormatError(f"{what}: the tables are not those of the codec id in its header")
         return codec
-
-
-class CodeStore(Protocol):
-    """Where `fit_features` puts codes: a list, or a file."""
-
-    def append(self, codes: Codes, /) -> None:
-        """Take the next chunk."""
-
-    def __iter__(self) -> Iterator[Codes]:
-        """All chunks, from the first."""
-
-
-def fit_features(sae: SAE, chunks: Iterable[Features], step: Step, store: CodeStore) -> Codec:
-    """Fit a codec on feature activations, and leave their codes in `store`, which is empty before.
-
-    chunks: is iterated twice, and `store` once, so that both may lie in files.
-    """
-    n_rows, square, nnz = 0, 0.0, 0
-    for features in chunks:
-        length = features.values * sae.norms[features.latents]
-        n_rows, square, nnz = n_rows + features.n_rows, square + float(length @ length), nnz + features.nnz
-    absolute = step.resolve((square / max(nnz, 1)) ** 0.5)
-    statistics, centroids = LatentStatistics(sae.n_latents), CentroidStatistics(sae.n_latents)
-    for features in chunks:
-        codes = quantize(features, sae.norms, absolute, centroids)
-        statistics.add(codes)
-        store.append(codes)
-    prior = fit_factorized(store, statistics, signed=sae.signed)
-    quantizer = Quantizer(absolute, centroids.centroids(prior.level_class, prior.n_level_classes), prior.level_class)
-    facts = {"sae": sae.name, "architecture": sae.architecture, "fit_rows": n_rows, "sae_id": sae.sae_id or ""}
-    return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts)
 
 
 def check_chunk_rows(chunk_rows: int) -> None:
@@ -217,7 +286,8 @@ def check_chunk_rows(chunk_rows: int) -> None:
         raise InputError(f"a chunk holds 1 to {MAX_CHUNK_ROWS} rows, got {chunk_rows}")
 
 
-def _rows(x: NDArray[np.floating[Any]], width: int) -> NDArray[np.float32]:
+def as_rows(x: NDArray[np.floating[Any]], width: int) -> NDArray[np.float32]:
+    """Rows (..., d) of any real dtype as float32 (T, d); InputError unless d is `width`."""
     if hasattr(x, "detach"):  # a torch tensor, of which numpy knows no bfloat16
         x = x.detach().float().cpu().numpy()
     array = np.asarray(x)

@@ -6,12 +6,17 @@ They steer the encoder only. Nothing that is decoded depends on them, so floats 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saecodec import buckets
 from saecodec.rangecoder import TOTAL
+
+DEFAULT_SLOPE: Final = 0.06
+"""Squared error that a bit may cost, in squared steps. The optimum is flat, since a step of its own goes with each
+(docs/results.md)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,13 @@ class Distortion:
         self._cosine += float(same.sum() + both_zero.sum())
 
     @property
+    def energy(self) -> float:
+        """sum |x|^2."""
+        if self._pivot is None:
+            return 0.0
+        return self._square + 2 * float(self._sum @ self._pivot) + self.n_rows * float(self._pivot @ self._pivot)
+
+    @property
     def variance(self) -> float:
         """sum |x - mean(x)|^2."""
         return max(self._square - float(self._sum @ self._sum) / max(self.n_rows, 1), 0.0)

@@ -15,6 +15,10 @@ class InputError(SaecodecError):
     """The activations, codes or options given cannot be coded (shape, dtype, NaN, a step that is too small)."""
 
 
+class TargetError(InputError):
+    """The distortion or rate asked for cannot be reached; the message says what can."""
+
+
 class OutputError(SaecodecError):
     """The output cannot be written as asked (it exists, its format cannot hold the dtype, its folder is missing)."""
 

@@ -67,9 +67,9 @@ class Quantizer:
     latent_class: NDArray[np.int64]
 
     @cached_property
-    def _offsets(self) -> NDArray[np.float32]:
-        """What is added to a level, float32 (C * 18,): columns 0 and 17 (larger levels) are zero."""
-        return np.asarray(np.pad(self.centroids, ((0, 0), (1, 1))) / CENTROID_UNIT, np.float32).ravel()
+    def offsets(self) -> NDArray[np.float32]:
+        """What is added to a level, in steps, float32 (C, 18): columns 0 and 17 (larger levels) are zero."""
+        return np.asarray(np.pad(self.centroids, ((0, 0), (1, 1))) / CENTROID_UNIT, np.float32)
 
     def dequantize(self, codes: Codes, norms: NDArray[np.float64]) -> Features:
         """The feature activations that levels stand for. norms: |d_f|, float64 (F,), nonzero for every coded latent."""
@@ -79,7 +79,7 @@ class Quantizer:
         latents = codes.latents.astype(np.intp)  # numpy would convert them at every use
         cell = self.latent_class[latents] * (CENTROID_LEVELS + 2) + np.minimum(magnitude, CENTROID_LEVELS + 1)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray((magnitude + self._offsets[cell]) * scale[latents], np.float32)
+            values = np.asarray((magnitude + self.offsets.reshape(-1)[cell]) * scale[latents], np.float32)
         if not np.isfinite(values).all():
             raise FormatError("a level stands for no float32: its latent's direction is zero, or the step is too large")
         if len(values) and codes.levels.min() < 0:

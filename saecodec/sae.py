@@ -166,6 +166,12 @@ class SAE:
         return index.cpu().numpy(), values.cpu().numpy()
 
     @torch.no_grad()
+    def magnitudes(self, x: Tensor) -> Tensor:
+        """What each latent's activation would be if it were active, float32 (T, F), of rows x, float32 (T, d)."""
+        encoder = self._encoder()
+        return encoder.nonlinearity.magnitudes(encoder.preactivations(x, self.b_dec))
+
+    @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Feature activations of rows in the units of the SAE's library: (..., d) -> dense float32 (..., F).
 

@@ -7,13 +7,15 @@ from typing import Any, Final
 from saecodec.errors import FormatError, UnsupportedError
 from saecodec.frames import field
 
-FORMAT_VERSION: Final = (1, 0)
-FEATURES: Final = frozenset({"prior:factorized"})
+MAJOR_VERSION: Final = 1
+RESIDUAL: Final = "layer:residual"
+FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1}
+"""The minor version that each feature came with."""
 
 
 def versioned(requires: list[str]) -> dict[str, Any]:
-    """The header fields that `check_version` reads."""
-    return {"version": list(FORMAT_VERSION), "requires": requires}
+    """The header fields that `check_version` reads: the oldest version that has all of `requires`."""
+    return {"version": [MAJOR_VERSION, max(FEATURES[name] for name in requires)], "requires": requires}
 
 
 def check_version(record: dict[str, Any], what: str) -> None:
@@ -23,10 +25,10 @@ def check_version(record: dict[str, Any], what: str) -> None:
         raise FormatError(f"{what}: version {version!r} is not a pair [major, minor]")
     if not all(isinstance(name, str) for name in requires):
         raise FormatError(f"{what}: requires {requires!r} is not a list of names")
-    if version[0] > FORMAT_VERSION[0]:
+    if version[0] > MAJOR_VERSION:
         found = f"{version[0]}.{version[1]}"
         raise UnsupportedError(
-            f"{what}: written in format version {found}, this reads up to {FORMAT_VERSION[0]}: update saecodec"
+            f"{what}: written in format version {found}, this reads up to {MAJOR_VERSION}: update saecodec"
         )
     unknown = [name for name in requires if name not in FEATURES]
     if unknown:

@@ -13,6 +13,7 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import msgpack
@@ -21,7 +22,8 @@ import zstandard
 
 SAEC_MAGIC = b"\x89SAEC\r\n\x1a"
 CODEC_MAGIC = b"\x89SAEM\r\n\x1a"
-FEATURES = {"prior:factorized"}
+RESIDUAL = "layer:residual"
+FEATURES = {"prior:factorized", RESIDUAL}
 WEIGHT_FACTS = {"name": str, "source": str, "config": dict}
 SAE_FACTS = {"name": str, "source": str, "architecture": str, "n_latents": int}
 
@@ -262,14 +264,14 @@ def integers(source: Bytes, size: int, below: int = 1 << 40) -> list[int]:
 
 @dataclass
 class TableSet:
-    classes: list[int]  # of each latent
+    classes: list[int]  # of each member
     weights: list[list[int]]  # of each class
 
 
-def table_set(source: Bytes, n_latents: int) -> TableSet:
+def table_set(source: Bytes, n_members: int) -> TableSet:
     n_classes, n_symbols, resolution = source.varint(1 << 10), source.varint(304), source.varint(3)
     need(n_classes >= 1 and n_symbols >= 2, "a table set has a class and two symbols")
-    classes = integers(source, n_latents, below=n_classes)
+    classes = integers(source, n_members, below=n_classes)
     steps = [unzigzag(n) for n in integers(source, n_classes * n_symbols, below=321)]
     tables = []
     for c in range(n_classes):
@@ -304,10 +306,14 @@ def tables_of(payload: bytes) -> Tables:
     need(max(support.classes) == len(support.weights) - 1, "the last support class has a latent")
     (step,) = struct.unpack("<d", source.take(8))
     need(0 < step < math.inf, "the step is positive and finite")
-    flat = [unzigzag(n) for n in integers(source, 16 * len(levels.weights), below=256)]
+    centroids = centroids_of(source, len(levels.weights))
     source.end()
-    centroids = [flat[16 * c : 16 * c + 16] for c in range(len(levels.weights))]
     return Tables(n_latents, signed, groups, support, levels, step, centroids)
+
+
+def centroids_of(source: Bytes, n_classes: int) -> list[list[int]]:
+    flat = [unzigzag(n) for n in integers(source, 16 * n_classes, below=256)]
+    return [flat[16 * c : 16 * c + 16] for c in range(n_classes)]
 
 
 # -- Chunks ------------------------------------------------------------------------------------------------------------
@@ -376,6 +382,81 @@ def chunk_of(payload: bytes, tables: Tables) -> Chunk:
             need(magnitude < 1 << 20, "a level is at most 2^20")
             rows[t][f] = -(magnitude + 1) if sign else magnitude + 1
     return Chunk([dict(sorted(row.items())) for row in rows], columns)
+
+
+# -- Residual layer ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Residual:
+    shapes: list[tuple[int, int]]  # components and values of each block
+    step: float
+    unit: float
+    basis: list[int]  # block by block, as stored
+    mean: list[int]
+    tables: TableSet
+    centroids: list[list[int]]
+
+
+def residual_of(payload: bytes) -> Residual:
+    """Of the payload of `RTAB`."""
+    source = Bytes(payload)
+    shapes = []
+    for _ in range(source.varint(source.left())):
+        m, w = source.varint(1 << 24), source.varint(1 << 24)
+        need(m <= w and w >= 1, "a block has 1 value or more, and no more components than values")
+        shapes.append((m, w))
+    step, unit = struct.unpack("<dd", source.take(16))
+    need(0 < step < math.inf and 0 < unit < math.inf, "step and unit are positive and finite")
+    width, n_entries = sum(w for _, w in shapes), sum(m * w for m, w in shapes)
+    need(width <= 1 << 24 and 1 <= n_entries <= 1 << 27, "a basis has 1 to 2^27 entries, a row at most 2^24 values")
+    basis = [unzigzag(n) for n in integers(source, n_entries, below=65537)]
+    mean = [unzigzag(n) for n in integers(source, width, below=(1 << 25) + 1)]
+    tables = table_set(source, sum(m for m, _ in shapes))
+    centroids = centroids_of(source, len(tables.weights))
+    source.end()
+    return Residual(shapes, step, unit, basis, mean, tables, centroids)
+
+
+def residual_levels(payload: bytes, layer: Residual, n_rows: int) -> list[list[int]]:
+    """Levels of the components, row by row, of the payload of `RCHK`."""
+    classes, weights = layer.tables.classes, layer.tables.weights
+    need(n_rows * len(classes) <= 1 << 26, "a chunk has at most 2^26 residual levels")
+    least = sum(n_rows * (24 - math.log2(max(weights[c]))) for c in classes)
+    need(0.99 * least <= 8 * len(payload) + 64, "the residual levels fit their stream")
+    stream = Stream(payload)
+    order = sorted(range(len(classes)), key=lambda i: (classes[i], i))
+    values = values_of(stream, [stream.symbol(weights[classes[i]]) for i in order for _ in range(n_rows)])
+    stream.end()
+    levels = [[0] * len(classes) for _ in range(n_rows)]
+    for n, value in enumerate(values):
+        level = unzigzag(value)
+        need(abs(level) <= 1 << 20, "a level is at most 2^20")
+        levels[n % n_rows][order[n // n_rows]] = level
+    return levels
+
+
+def residual_rows(levels: list[list[int]], layer: Residual) -> np.ndarray:
+    """What levels add to x_hat, float64 (T, d)."""
+    vectors, first_entry, first_value = [], 0, 0  # of each component: entries, and where they begin in a row
+    for m, w in layer.shapes:
+        for _ in range(m):
+            vectors.append((first_value, layer.basis[first_entry : first_entry + w]))
+            first_entry += w
+        first_value += w
+    out = np.zeros((len(levels), len(layer.mean)))
+    for t, row in enumerate(levels):
+        x = [n * layer.step / 16 for n in layer.mean]
+        for level, c, (first, entries) in zip(row, layer.tables.classes, vectors, strict=True):
+            if level:
+                magnitude = abs(level)
+                centroid = layer.centroids[c][magnitude - 1] if magnitude <= 16 else 0
+                v = math.copysign((magnitude + centroid / 256) * layer.step, level)
+                for j, entry in enumerate(entries):
+                    x[first + j] += v * entry * layer.unit
+        need(all(abs(value) <= float(np.finfo(np.float32).max) for value in x), "what is added is a finite float32")
+        out[t] = x
+    return out
 
 
 # -- Reconstruction ----------------------------------------------------------------------------------------------------
@@ -463,7 +544,7 @@ def decoder_id(w_dec: np.ndarray, b_dec: np.ndarray) -> str:
     return _content_hash({"kind": "decoder"}, arrays)
 
 
-def codec_id(tables: Tables, decoder: str) -> str:
+def codec_id(tables: Tables, decoder: str, residual: Residual | None = None) -> str:
     def flat(rows: list[list[int]]) -> tuple[str, list[int], list[int]]:
         return "q", [len(rows), len(rows[0])], [value for row in rows for value in row]
 
@@ -482,6 +563,16 @@ def codec_id(tables: Tables, decoder: str) -> str:
         "prior": "factorized",
         "step": struct.pack("<d", tables.step).hex(),
     }
+    if residual:
+        facts["residual"] = struct.pack("<dd", residual.step, residual.unit).hex()
+        arrays |= {
+            "residual_basis": ("q", [len(residual.basis)], residual.basis),
+            "residual_blocks": flat([list(shape) for shape in residual.shapes]),
+            "residual_centroids": flat(residual.centroids),
+            "residual_classes": ("q", [len(residual.tables.classes)], residual.tables.classes),
+            "residual_mean": ("q", [len(residual.mean)], residual.mean),
+            "residual_weights": flat(residual.tables.weights),
+        }
     return _content_hash(facts, arrays)
 
 
@@ -492,27 +583,34 @@ def codec_id(tables: Tables, decoder: str) -> str:
 class CodecFile:
     head: dict[str, Any]
     tables: Tables
+    residual: Residual | None
     tensors: dict[str, np.ndarray]  # of the SAE; empty when it is not embedded
 
 
 def read_codec(data: bytes) -> CodecFile:
     need(data[:8] == CODEC_MAGIC, "a codec file begins with its magic")
     every = frames_of(data, 8)
-    parts = _known(every, {"CHED", "TABL", "SAEW"})
+    parts = _known(every, {"CHED", "TABL", "RTAB", "SAEW"})
     need(bool(parts) and every[0].kind == "CHED", "the first frame is CHED")
     head = record_of(parts[0].payload)
     check_version(head)
     decoder, embed = identity_of(head, "decoder_id"), field(head, "embed", str)
     field(head, "info", dict)
     need(embed in ("none", "sae"), "embed is known")
-    kinds = ["CHED", "TABL"] if embed == "none" else ["CHED", "TABL", "SAEW"]
+    kinds = ["CHED", *_table_kinds(head), *(["SAEW"] if embed == "sae" else [])]
     need([part.kind for part in parts] == kinds, f"frames {kinds}")
     tables = tables_of(parts[1].payload)
-    need(codec_id(tables, decoder) == identity_of(head, "codec_id"), "the codec is the one that is named")
-    tensors = weights_frame(parts[2].payload, tables.n_latents)[1] if embed == "sae" else {}
-    if tensors:
+    residual = residual_of(parts[2].payload) if "RTAB" in kinds else None
+    need(codec_id(tables, decoder, residual) == identity_of(head, "codec_id"), "the codec is the one that is named")
+    tensors = {}
+    if embed == "sae":
+        tensors = weights_frame(parts[-1].payload, tables.n_latents, len(residual.mean) if residual else None)[1]
         need(decoder_id(tensors["w_dec"], tensors["b_dec"]) == decoder, "the SAE is the codec's")
-    return CodecFile(head, tables, tensors)
+    return CodecFile(head, tables, residual, tensors)
+
+
+def _table_kinds(head: dict[str, Any]) -> list[str]:
+    return ["TABL", "RTAB"] if RESIDUAL in head["requires"] else ["TABL"]
 
 
 def _known(frames: list[Frame], kinds: set[str]) -> list[Frame]:
@@ -529,8 +627,11 @@ class SaecFile:
     header: dict[str, Any]
     shape: list[int]  # leading dimensions of the index and width of the header
     tables: Tables
+    layer: Residual | None
     chunks: list[Chunk]
-    x_hat: np.ndarray | None  # float64 of that shape; None when no decoder is at hand
+    residual: list[list[int]]  # levels of the residual layer, row by row; empty when there is none
+    base: np.ndarray | None  # float64 of that shape, of the base layer alone; None when no decoder is at hand
+    x_hat: np.ndarray | None  # the same of all layers
 
     @property
     def rows(self) -> list[dict[int, int]]:
@@ -584,22 +685,32 @@ def read_saec(data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None,
     need(data[:8] == SAEC_MAGIC, "a .saec file begins with its magic")
     every = frames_of(data, 8)
     need(len(every) >= 3 and every[0].kind == "HEAD", "the first frame is HEAD")
-    frames = _known(every, {"HEAD", "TABL", "SAEW", "CHNK", "INDX", "TAIL"})
+    frames = _known(every, {"HEAD", "TABL", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL"})
     header = read_header(frames[0].payload)
+    required = RESIDUAL in header["requires"]
     chunks = [frame for frame in frames if frame.kind == "CHNK"]
-    embedded = {"none": [], "tables": ["TABL"], "decoder": ["TABL", "SAEW"]}[header["embed"]]
-    kinds = ["HEAD", *embedded, *(["CHNK"] * len(chunks)), "INDX", "TAIL"]
+    each = ["CHNK", "RCHK"] if required else ["CHNK"]
+    known = _table_kinds(header)
+    embedded = {"none": [], "tables": known, "decoder": [*known, "SAEW"]}[header["embed"]]
+    kinds = ["HEAD", *embedded, *(each * len(chunks)), "INDX", "TAIL"]
     need([frame.kind for frame in frames] == kinds, f"frames {kinds}")
+    behind = [after for frame, after in pairwise(every) if frame.kind == "CHNK"]
+    need(not required or all(after.kind == "RCHK" for after in behind), "RCHK stands right behind its CHNK")
 
     # Index and trailer
     need(every[-1].kind == "TAIL" and every[-1].payload == struct.pack("<Q", frames[-2].offset), "TAIL points to INDX")
     index = read_index(frames[-2].payload, len(data))
     need([(chunk.offset, chunk.size) for chunk in chunks] == index.frames, "the index lists the chunks")
 
-    tables = tables_of(frames[1].payload) if embedded else codec.tables if codec else None
+    tables, layer = (codec.tables, codec.residual) if codec else (None, None)
+    if embedded:
+        tables = tables_of(frames[1].payload)
+        layer = residual_of(frames[2].payload) if required else None
     if tables is None:
         raise Refused("the file needs its codec")
-    need(codec_id(tables, header["decoder_id"].hex()) == header["codec_id"].hex(), "the codec is the file's")
+    need(codec_id(tables, header["decoder_id"].hex(), layer) == header["codec_id"].hex(), "the codec is the file's")
+    need((layer is not None) == required, "the codec has a residual layer exactly when one is required")
+    need(layer is None or len(layer.mean) == header["width"], "the residual layer has the file's width")
     tensors = _tensors(frames, header, tables, codec)
     if w_dec is None and tensors:
         w_dec, b_dec = tensors["w_dec"], tensors["b_dec"]
@@ -607,19 +718,39 @@ def read_saec(data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None,
     decoded = [chunk_of(chunk.payload, tables) for chunk in chunks]
     need(len({tuple(chunk.columns) for chunk in decoded}) <= 1, "all chunks have the same columns")
     need([len(chunk.rows) for chunk in decoded] == index.rows, "the chunks have the rows that the index says")
+    residual = []
+    for n_rows, after in zip(index.rows, behind, strict=True):
+        residual += residual_levels(after.payload, layer, n_rows) if layer else []
     shape = [*index.leading, header["width"]]
-    out = SaecFile(header, shape, tables, decoded, None)
+    out = SaecFile(header, shape, tables, layer, decoded, residual, None, None)
     if w_dec is not None:
         w_dec, b_dec = np.asarray(w_dec, np.float32), np.asarray(b_dec, np.float32)
         need(decoder_id(w_dec, b_dec) == header["decoder_id"].hex(), "the decoder is the file's")
         need(w_dec.shape[1] == header["width"], "the decoder has the file's width")
-        out.x_hat = reconstruct(out.rows, tables, w_dec, b_dec).reshape(shape)
+        out.base = out.x_hat = reconstruct(out.rows, tables, w_dec, b_dec).reshape(shape)
+        if layer:
+            out.x_hat = out.base + residual_rows(residual, layer).reshape(shape)
     return out
+
+
+def read_rows(data: bytes, tables: Tables, layer: Residual | None = None) -> tuple[list[Chunk], list[list[int]]]:
+    """Chunks and residual levels of the frames that keep rows in memory."""
+    every = frames_of(data, 0)
+    frames = _known(every, {"CHNK", "RCHK"})
+    each = ["CHNK", "RCHK"] if layer else ["CHNK"]
+    need([frame.kind for frame in frames] == each * (len(frames) // len(each)), f"frames {each}")
+    chunks = [chunk_of(frame.payload, tables) for frame in frames[:: len(each)]]
+    residual = []
+    for i, chunk in enumerate(chunks if layer else []):
+        need(frames[2 * i].offset + frames[2 * i].size == frames[2 * i + 1].offset, "RCHK is right behind its CHNK")
+        residual += residual_levels(frames[2 * i + 1].payload, layer, len(chunk.rows))
+    return chunks, residual
 
 
 def _tensors(
     frames: list[Frame], header: dict[str, Any], tables: Tables, codec: CodecFile | None
 ) -> dict[str, np.ndarray]:
     if header["embed"] == "decoder":
-        return weights_frame(frames[2].payload, tables.n_latents, header["width"])[1]
+        (weights,) = (frame for frame in frames if frame.kind == "SAEW")
+        return weights_frame(weights.payload, tables.n_latents, header["width"])[1]
     return codec.tensors if codec else {}

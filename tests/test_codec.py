@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from saecodec.codec import Codec, fit_features
+from saecodec.codec import Codec
 from saecodec.codes import MAX_CHUNK_ROWS, Codes
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, SaecodecError, UnsupportedError
+from saecodec.fitting import fit_features
 from saecodec.formats.spool import code_spool, feature_spool
 from saecodec.frames import HEAD_BYTES, frame, frames, pack_record, unpack_record
 from saecodec.quantizer import Step

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import saecodec
+import saecodec.peers
 import saecodec.priors
 
 PUBLIC = ["Codec", "Codes", "LatentCodec", "SAE", "SaecodecError", "load_codec", "load_sae", "open", "save_codec"]
@@ -48,7 +49,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 CORE = [
     module.name
-    for package in (saecodec, saecodec.priors)
+    for package in (saecodec, saecodec.peers, saecodec.priors)
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
     if not module.ispkg
 ]

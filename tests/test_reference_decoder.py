@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 import re
+import struct
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +18,29 @@ import pytest
 import torch
 
 import saecodec
+from saecodec import fit_residual
 from saecodec.buckets import bucket_of
 from saecodec.codec import Codec
 from saecodec.codes import MAX_LEVEL, Codes
 from saecodec.errors import FormatError
 from saecodec.formats.array_source import MemoryArray
+from saecodec.formats.decoding import verify_file
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.header import Header
 from saecodec.formats.saec import Index
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.weights import pack_weights, unpack_weights
 from saecodec.frames import frame, pack_record, unpack_record
+from saecodec.goal import Goal
 from saecodec.integers import pack_ints, unpack_ints, zigzag
 from saecodec.latents import LatentCodec
+from saecodec.layers import Layers
 from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
 from saecodec.priors.factorized import FactorizedPrior
 from saecodec.quantizer import Quantizer
 from saecodec.rangecoder import StreamDecoder, StreamEncoder, model_of
+from saecodec.residual import Block, ResidualLayer
+from saecodec.runs import encode_runs
 from saecodec.sae import SAE, Encoder
 from saecodec.table_set import TableSet
 from saecodec.tables import expand, max_code
@@ -89,12 +98,12 @@ def _assert_close(x_hat: np.ndarray, expected: np.ndarray) -> None:
     assert (error <= 1e-5 * np.linalg.norm(expected, axis=-1)).all()
 
 
-def _saec_bytes(codec: Codec, parts: list[Codes], embed: str, width: int = WIDTH) -> bytes:
+def _saec_bytes(codec: Codec, parts: list[Codes] | list[Layers], embed: str, width: int = WIDTH) -> bytes:
     file = io.BytesIO()
     shape = (sum(part.n_rows for part in parts), width)
     writer = SaecWriter(file, codec, shape=shape, dtype="float32", chunk_rows=100, embed=embed)
     for part in parts:
-        writer.add(part)
+        writer.add(part if isinstance(part, Layers) else Layers(part))
     writer.finish()
     return file.getvalue()
 
@@ -104,7 +113,7 @@ def _saec_bytes(codec: Codec, parts: list[Codes], embed: str, width: int = WIDTH
 def test_files_decode_to_the_same_levels_and_rows(tmp_path, kind, step):
     sae, path = _sae(NONLINEARITIES[kind]), tmp_path / "x.saec"
     x = _rows(300).reshape(3, 100, WIDTH)
-    encode_array(MemoryArray(x), path, sae=sae, step=step, chunk_rows=128, embed="decoder")
+    encode_array(MemoryArray(x), path, sae=sae, goal=Goal.of(step), chunk_rows=128, embed="decoder")
     found = reference.read_saec(path.read_bytes())
     with saecodec.open(path) as file:
         codes = Codes.concatenate(file.codes(), LATENTS)
@@ -246,6 +255,134 @@ def test_ancillary_frames_are_skipped_and_critical_ones_refused():
     reference.read_codec(magic + data + frame("Note", b"?", critical=False))
     with pytest.raises(reference.Refused, match="Note"):
         reference.read_codec(magic + data + frame("Note", b"?"))
+
+
+# -- the residual layer ------------------------------------------------------------------------------------------------
+
+SHAPES = {
+    "square": ((8, 8),),
+    "narrow": ((3, 8),),
+    "blocks": ((3, 3), (0, 1), (1, 2), (2, 2)),
+    "one": ((0, 3), (1, 5)),
+}
+
+
+def _layer(shapes: tuple[tuple[int, int], ...], seed: int = 0, step: float = 0.25) -> ResidualLayer:
+    """With orthonormal components, but for rounding; of its three classes one may be empty."""
+    rng = np.random.default_rng(seed)
+    blocks = [
+        Block(np.rint(100 * np.linalg.qr(rng.standard_normal((w, w)))[0][:m]).astype(np.int64)) for m, w in shapes
+    ]
+    n_components, width = (sum(shape[i] for shape in shapes) for i in (0, 1))
+    classes = rng.integers(0, 3, n_components)
+    tables = TableSet(classes, rng.integers(0, max_code(1) + 1, (3, 30)), 1)
+    mean, centroids = rng.integers(-50, 50, width), rng.integers(-128, 128, (3, 16))
+    return ResidualLayer(step, 0.01, tuple(blocks), mean, tables, centroids)
+
+
+def _layers(codec: Codec, n: int, seed: int = 2) -> Layers:
+    """Codes of rows, and residual levels of all sizes."""
+    rng = np.random.default_rng(seed)
+    shape = (n, codec.residual.n_components)
+    levels = rng.integers(-4, 5, shape) << (20 * (rng.random(shape) < 0.05) * rng.random(shape)).astype(int)
+    levels[:1, :1] = -MAX_LEVEL
+    return Layers(codec.quantize(_rows(n, seed)), np.clip(levels, -MAX_LEVEL, MAX_LEVEL).astype(np.int32))
+
+
+def _assert_near(x_hat: np.ndarray, expected: np.ndarray, layers: Layers, codec: Codec) -> None:
+    """To 1e-5 of the norms of the base layer, the coordinates and the mean."""
+    layer = codec.residual
+    scale = np.linalg.norm(codec.reconstruct(layers.codes), axis=-1) + np.linalg.norm(layer.mean) * layer.step / 16
+    scale += np.linalg.norm(layers.residual, axis=-1) * layer.step
+    assert (np.linalg.norm(x_hat - expected, axis=-1) <= 1e-5 * scale).all()
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_residual_layers_of_files_decode_to_the_same_levels_and_rows(tmp_path, kind):
+    sae, path = _sae(), tmp_path / "c.saecodec"
+    codec = replace(Codec.fit(sae, _rows(200)), residual=_layer(SHAPES[kind]))
+    saecodec.save_codec(codec, path, embed_sae=True)
+    given, layers = reference.read_codec(path.read_bytes()), _layers(codec, 60)
+    assert given.head["version"] == [1, 1]
+    for embed in ("none", "tables", "decoder"):
+        data = _saec_bytes(codec, [layers[:25], layers[25:25], layers[25:]], embed)
+        file = tmp_path / "x.saec"
+        file.write_bytes(data)
+        found = reference.read_saec(data, codec=given if embed != "decoder" else None)
+        assert found.header["version"] == [1, 1]
+        np.testing.assert_array_equal(_levels(found.rows, LATENTS), layers.codes.to_dense())
+        np.testing.assert_array_equal(found.residual, layers.residual)
+        with saecodec.open(file, codec=saecodec.load_codec(path)) as opened:
+            residual = np.concatenate([part.residual for part in opened.layers()])
+            np.testing.assert_array_equal(residual, layers.residual)
+            _assert_near(found.x_hat, opened.rows(), layers, codec)
+            _assert_close(found.base, opened.rows(base_only=True))
+            assert found.header["codec_id"].hex() == opened.codec.codec_id
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_residual_layers_in_memory_decode_to_the_same_levels_and_rows(kind):
+    codec = replace(Codec.fit(_sae(), _rows(200)), residual=_layer(SHAPES[kind], seed=1))
+    layers = _layers(codec, 70)
+    data = b"".join(codec.pack(layers[:64]) + codec.pack(layers[64:]))
+    given = reference.read_codec(reference.CODEC_MAGIC + codec.to_bytes())
+    chunks, residual = reference.read_rows(data, given.tables, given.residual)
+    np.testing.assert_array_equal(residual, layers.residual)
+    np.testing.assert_array_equal(residual, np.concatenate([part.residual for part in codec.chunks(data)]))
+    rows = [row for chunk in chunks for row in chunk.rows]
+    base = reference.reconstruct(rows, given.tables, codec.sae.w_dec.numpy(), codec.sae.b_dec.numpy())
+    _assert_close(base, codec.decode(data, base_only=True))
+    _assert_near(base + reference.residual_rows(residual, given.residual), codec.decode(data), layers, codec)
+
+
+@pytest.mark.parametrize("max_block", [8, 3])
+@pytest.mark.parametrize("step", ["0.1rms", "0.4rms", "20rms"])
+def test_fitted_residual_layers_decode_to_the_same_levels_and_rows(tmp_path, monkeypatch, step, max_block):
+    monkeypatch.setattr(fit_residual, "MAX_BLOCK", max_block)
+    x, path = _rows(200), tmp_path / "x.saec"
+    goal = Goal.of(step, residual=True)
+    encode_array(MemoryArray(x), path, sae=_sae(), goal=goal, chunk_rows=64, embed="decoder")
+    found = reference.read_saec(path.read_bytes())
+    assert [w for _, w in found.layer.shapes] == ([8] if max_block == 8 else [2, 3, 3])
+    with saecodec.open(path) as file:
+        residual = np.concatenate([part.residual for part in file.layers()])
+        every = Layers(Codes.concatenate(file.codes(), LATENTS), residual)
+        np.testing.assert_array_equal(found.residual, residual)
+        _assert_near(found.x_hat, file.rows(), every, file.decoder)
+        _assert_close(found.base, file.rows(base_only=True))
+
+
+def test_no_byte_of_a_residual_layer_depends_on_the_decoder_or_its_floats():
+    """The same levels under the same layer are the same bytes, whatever the base layer holds."""
+    layer, levels = _layer(SHAPES["blocks"]), np.arange(-30, 30).reshape(10, 6).astype(np.int32)
+    codecs = [
+        replace(Codec.fit(_sae(seed=seed), _rows(100), step), residual=layer) for seed, step in ((0, 0.1), (1, 2))
+    ]
+    (_, first), (_, second) = (codec.pack(Layers(codec.quantize(_rows(10)), levels)) for codec in codecs)
+    assert first == second
+
+
+def _residual_file() -> tuple[Codec, Layers, bytes]:
+    codec = replace(Codec.fit(_sae(), _rows(100)), residual=_layer(SHAPES["blocks"]))
+    layers = _layers(codec, 20)
+    return codec, layers, _saec_bytes(codec, [layers[:12], layers[12:]], "tables")
+
+
+def test_flipped_bits_and_cuts_of_a_file_with_a_residual_layer_are_refused_by_both(tmp_path):
+    _, _, data = _residual_file()
+    path = tmp_path / "x.saec"
+
+    def read() -> None:
+        with saecodec.open(path) as file:
+            verify_file(file)
+
+    path.write_bytes(data)
+    read()
+    reference.read_saec(data)
+    for at in range(0, len(data), 11):
+        for bad in (_flipped(data, at), data[:at]):
+            path.write_bytes(bad)
+            _refused_by_both(lambda bad=bad: reference.read_saec(bad), read)
 
 
 # -- what both refuse --------------------------------------------------------------------------------------------------
@@ -397,6 +534,245 @@ def test_indices_that_both_refuse(leading, rows, lengths, distances):
     _refused_by_both(lambda: reference.read_index(bad, 1000), lambda: Index.from_bytes(bad, 1000, "index"))
 
 
+def _rtab(
+    blocks: list[tuple[int, int]],
+    *,
+    basis: list[int] | None = None,
+    mean: list[int] | None = None,
+    step: float = 0.5,
+    unit: float = 0.125,
+    members: int | None = None,
+    centroids: list[int] | None = None,
+    tail: bytes = b"",
+) -> bytes:
+    """The payload of RTAB, as valid as its arguments."""
+    width, n_components = sum(w for _, w in blocks), sum(m for m, _ in blocks)
+    basis = [3] * sum(m * w for m, w in blocks) if basis is None else basis
+    mean = [-1] * width if mean is None else mean
+    classes = np.zeros(n_components if members is None else members, np.int64)
+    head = varints([len(blocks), *(size for block in blocks for size in block)]) + struct.pack("<dd", step, unit)
+    arrays = [pack_ints(zigzag(np.array(values, np.int64))) for values in (basis, mean, centroids or [0] * 16)]
+    table = TableSet(classes, np.ones((1, 2), np.int64), 0).to_bytes()
+    return head + arrays[0] + arrays[1] + table + arrays[2] + tail
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        _rtab([]),
+        _rtab([(0, 2)]),  # no component
+        _rtab([(0, 0), (1, 1)]),  # no values
+        _rtab([(2, 1)]),  # more components than values
+        _rtab([(1, 2)], basis=[3]),
+        _rtab([(1, 2)], basis=[(1 << 15) + 1, 0]),
+        _rtab([(1, 2)], basis=[-(1 << 15) - 1, 0]),
+        _rtab([(1, 2)], mean=[1]),
+        _rtab([(1, 2)], mean=[0, (1 << 24) + 1]),
+        _rtab([(1, 2)], mean=[0, -(1 << 24) - 1]),
+        *[_rtab([(1, 2)], step=value) for value in (0.0, -1.0, math.inf, math.nan)],
+        *[_rtab([(1, 2)], unit=value) for value in (0.0, -1.0, math.inf, math.nan)],
+        _rtab([(1, 2)], members=2),
+        _rtab([(1, 2)], centroids=[128] * 16),
+        _rtab([(1, 2)], centroids=[0] * 32),
+        _rtab([(1, 2)], tail=b"\0"),
+        _rtab([(1, 2)])[:-1],
+        varints([1, 1 << 14, 1 << 14]) + _rtab([(1, 2)])[3:],  # 2^28 entries
+        varints([2, 0, 1 << 24, 1, 1]) + _rtab([(1, 2)])[3:],  # rows of 2^24 + 1
+        varints([1 << 62]) + _rtab([(1, 2)])[1:],
+    ],
+)
+def test_residual_layers_that_both_refuse(payload):
+    edge, widest = 1 << 15, [1 << 24, -(1 << 24)]
+    good = _rtab([(1, 2), (0, 3)], basis=[edge, -edge], mean=[*widest, 0, 0, 0])
+    ours, theirs = reference.residual_of(good), ResidualLayer.from_bytes(good, "layer")
+    assert ours.shapes == [(1, 2), (0, 3)] == [block.vectors.shape for block in theirs.blocks]
+    assert ours.basis == [edge, -edge] == theirs.blocks[0].vectors.ravel().tolist()
+    assert ours.mean == theirs.mean.tolist() == [*widest, 0, 0, 0]
+    assert theirs.to_bytes() == good
+    _refused_by_both(lambda: reference.residual_of(payload), lambda: ResidualLayer.from_bytes(payload, "layer"))
+
+
+def _stream(values: list[int], layer: ResidualLayer) -> bytes:
+    return encode_runs(np.array(values, np.int64), np.array([0, len(values)]), [0, 1], layer.tables.models)[0]
+
+
+def test_residual_chunks_that_both_refuse():
+    raw = _rtab([(1, 1)])
+    ours, theirs = reference.residual_of(raw), ResidualLayer.from_bytes(raw, "layer")
+    largest = _stream([0, 2 << 20, 1, (2 << 20) - 1], theirs)
+    levels = [[0], [1 << 20], [-1], [-(1 << 20)]]
+    assert reference.residual_levels(largest, ours, 4) == theirs.decode(largest, 4, "x").tolist() == levels
+    assert reference.residual_levels(b"", ours, 0) == theirs.decode(b"", 0, "x").tolist() == []
+    three = _stream([1, 2, 3], theirs)
+    for n_rows, payload in [
+        (1, b""),
+        (0, three),
+        (1, three + bytes(8)),
+        (3, three[:-1]),
+        (3, three + b"\0"),
+        (4, _stream([0, (2 << 20) + 1, 0, 0], theirs)),
+        (4, _stream([0, (2 << 20) + 2, 0, 0], theirs)),
+        (1 << 20, three),  # more than it can hold
+    ]:
+        _refused_by_both(
+            lambda n_rows=n_rows, payload=payload: reference.residual_levels(payload, ours, n_rows),
+            lambda n_rows=n_rows, payload=payload: theirs.decode(payload, n_rows, "x"),
+        )
+
+
+def test_more_than_2_to_the_26_residual_levels_of_a_chunk_are_refused_by_both():
+    raw = _rtab([(65, 65)])
+    ours, theirs = reference.residual_of(raw), ResidualLayer.from_bytes(raw, "layer")
+    size = 65 * (1 << 20) // 8  # bytes that so many levels of a bit would have
+    _refused_by_both(
+        lambda: reference.residual_levels(bytes(size), ours, 1 << 20), lambda: theirs.decode(bytes(size), 1 << 20, "x")
+    )
+
+
+@pytest.mark.parametrize("facts", [{"step": 1e38}, {"step": 1e300}, {"unit": 1e300}, {"unit": 1e39}])
+def test_residuals_that_no_float32_holds_are_refused_by_both(facts):
+    raw = _rtab([(1, 1)], mean=[0], **facts)
+    ours, theirs = reference.residual_of(raw), ResidualLayer.from_bytes(raw, "layer")
+    _refused_by_both(
+        lambda: reference.residual_rows([[0], [1 << 20]], ours),
+        lambda: theirs.rows(np.array([[0], [1 << 20]], np.int32)),
+    )
+
+
+def _assembled(parts: list[tuple[str, bytes]], n_rows: list[int]) -> bytes:
+    """A file of these frames, and the index and trailer that they need."""
+    data, at, sizes = reference.SAEC_MAGIC, [], []
+    for kind, payload in parts:
+        if kind == "CHNK":
+            at.append(len(data))
+            sizes.append(20 + len(payload))
+        data += frame(kind, payload, critical=kind not in ("RCHK", "Note"))
+    index = Index((sum(n_rows),), *(np.array(values, np.int64) for values in (n_rows, at, sizes)))
+    return data + frame("INDX", index.to_bytes()) + frame("TAIL", struct.pack("<Q", len(data)))
+
+
+@pytest.mark.parametrize(
+    "feature, order",
+    [
+        (True, "HEAD TABL CHNK0 RCHK0 CHNK1 RCHK1"),  # no layer
+        (True, "HEAD RTAB TABL CHNK0 RCHK0 CHNK1 RCHK1"),
+        (True, "HEAD TABL RTAB RTAB CHNK0 RCHK0 CHNK1 RCHK1"),
+        (True, "HEAD TABL RTAB CHNK0 RCHK0 CHNK1"),
+        (True, "HEAD TABL RTAB CHNK0 CHNK1 RCHK0 RCHK1"),
+        (True, "HEAD TABL RTAB CHNK0 RCHK0 RCHK0 CHNK1 RCHK1"),
+        (True, "HEAD TABL RTAB RCHK0 CHNK0 CHNK1 RCHK1"),
+        (True, "HEAD TABL RTAB CHNK0 Note RCHK0 CHNK1 RCHK1"),
+        (True, "HEAD TABL RTAB CHNK0 RCHK1 CHNK1 RCHK0"),  # of other numbers of rows
+        (True, "HEAD TABL CHNK0 CHNK1"),
+        (False, "HEAD TABL RTAB CHNK0 CHNK1"),
+        (False, "HEAD TABL RTAB CHNK0 RCHK0 CHNK1 RCHK1"),
+        (False, "HEAD TABL CHNK0 RCHK0 CHNK1 RCHK1"),
+    ],
+)
+def test_frames_of_residual_layers_that_both_refuse(tmp_path, feature, order):
+    codec, _, data = _residual_file()
+    path = tmp_path / "x.saec"
+    found = [(part.kind, part.payload) for part in reference.frames_of(data, 8)]
+    parts = dict(found) | {f"{kind}{i // 2}": payload for i, (kind, payload) in enumerate(found[3:7])}
+    if not feature:
+        header, base = unpack_record(parts["HEAD"], "header"), replace(codec, residual=None)
+        header |= {"requires": ["prior:factorized"], "codec_id": bytes.fromhex(base.codec_id)}
+        parts["HEAD"] = pack_record(header)
+
+    def write(names: str) -> bytes:
+        path.write_bytes(_assembled([(name[:4], parts.get(name, b"")) for name in names.split()], [12, 8]))
+        return path.read_bytes()
+
+    def read() -> None:
+        with saecodec.open(path) as file:
+            verify_file(file)
+
+    if feature:
+        assert write("HEAD TABL RTAB CHNK0 RCHK0 CHNK1 RCHK1") == data
+        reference.read_saec(write("HEAD Note TABL Note RTAB Note CHNK0 RCHK0 Note CHNK1 RCHK1 Note"))
+    else:
+        reference.read_saec(write("HEAD TABL CHNK0 CHNK1"))
+    read()
+    bad = write(order)
+    _refused_by_both(lambda: reference.read_saec(bad), read)
+
+
+@pytest.mark.parametrize(
+    "feature, order",
+    [
+        (True, "CHED TABL SAEW"),
+        (True, "CHED RTAB TABL SAEW"),
+        (True, "CHED TABL SAEW RTAB"),
+        (True, "CHED TABL RTAB RTAB SAEW"),
+        (False, "CHED TABL RTAB SAEW"),
+    ],
+)
+def test_codec_frames_of_residual_layers_that_both_refuse(tmp_path, feature, order):
+    codec, path = replace(Codec.fit(_sae(), _rows(50)), residual=_layer(SHAPES["narrow"])), tmp_path / "c.saecodec"
+    saecodec.save_codec(codec, path, embed_sae=True)
+    parts = {part.kind: part.payload for part in reference.frames_of(path.read_bytes(), 8)}
+    assert list(parts) == ["CHED", "TABL", "RTAB", "SAEW"]
+    if not feature:
+        (parts["CHED"],) = (
+            part.payload for part in reference.frames_of(replace(codec, residual=None).to_bytes(), 0)[:1]
+        )
+        parts["CHED"] = pack_record(unpack_record(parts["CHED"], "header") | {"embed": "sae"})
+    path.write_bytes(reference.CODEC_MAGIC + b"".join(frame(kind, parts[kind]) for kind in order.split()))
+    _refused_by_both(lambda: reference.read_codec(path.read_bytes()), lambda: saecodec.load_codec(path))
+
+
+@pytest.mark.parametrize("kinds", ["CHNK", "RCHK", "CHNK CHNK", "CHNK RCHK RCHK", "RCHK CHNK", "CHNK RCHK TABL"])
+def test_rows_in_memory_that_both_refuse(kinds):
+    codec, layers, _ = _residual_file()
+    frames = dict(zip(("CHNK", "RCHK"), codec.pack(layers), strict=True)) | {"TABL": frame("TABL", b"")}
+    given = reference.read_codec(reference.CODEC_MAGIC + codec.to_bytes())
+    data = b"".join(frames[kind] for kind in kinds.split())
+    _refused_by_both(lambda: reference.read_rows(data, given.tables, given.residual), lambda: list(codec.chunks(data)))
+
+
+@pytest.mark.parametrize("width", [WIDTH - 1, WIDTH + 1])
+def test_a_residual_layer_for_rows_of_another_width_is_refused_by_both(tmp_path, width):
+    sae, path = _sae(), tmp_path / "x.saec"
+    codec = replace(Codec.fit(sae, _rows(50)), residual=_layer(((2, width),)))
+    path.write_bytes(_saec_bytes(codec, [_layers(codec, 5)], "tables"))
+    with saecodec.open(path) as file:
+        _refused_by_both(lambda: reference.read_saec(path.read_bytes()), lambda: list(file.layers()))
+    saecodec.save_codec(codec, tmp_path / "c.saecodec", embed_sae=True)
+    data = (tmp_path / "c.saecodec").read_bytes()
+    _refused_by_both(lambda: reference.read_codec(data), lambda: saecodec.load_codec(tmp_path / "c.saecodec"))
+
+
+def test_a_codec_with_a_residual_layer_is_another_codec(tmp_path):
+    codec, layers, _ = _residual_file()
+    without = replace(codec, residual=None)
+    base = reference.read_codec(reference.CODEC_MAGIC + without.to_bytes())
+    given = reference.read_codec(reference.CODEC_MAGIC + codec.to_bytes())
+    path = tmp_path / "x.saec"
+    for written, kept, wrong, ours in ((codec, layers, without, base), (without, Layers(layers.codes), codec, given)):
+        path.write_bytes(_saec_bytes(written, [kept], "none"))
+        with saecodec.open(path, codec=wrong) as file:
+            _refused_by_both(
+                lambda ours=ours: reference.read_saec(path.read_bytes(), codec=ours),
+                lambda file=file: list(file.layers()),
+            )
+    codec_id = reference.codec_id(given.tables, codec.decoder_id, given.residual)
+    assert codec_id == codec.codec_id != reference.codec_id(base.tables, codec.decoder_id)
+    layer, tables = codec.residual, codec.residual.tables
+    for changes in (
+        {"step": 0.5},
+        {"unit": 0.02},
+        {"mean": layer.mean + 1},
+        {"centroids": layer.centroids // 2},
+        {"blocks": tuple(Block(-block.vectors) for block in layer.blocks)},
+        {"blocks": tuple(block for block in layer.blocks if len(block.vectors))},
+        {"tables": replace(tables, classes=2 - tables.classes)},
+        {"tables": replace(tables, codes=40 - tables.codes)},
+    ):
+        changed = replace(codec, residual=replace(layer, **changes))
+        assert changed.codec_id not in (codec_id, without.codec_id)
+
+
 def _chunk(columns: list[tuple[bytes, int, list[int]]], n_rows: int = 2, tail: str = "00 00 00 00 00 00") -> bytes:
     """A chunk under the example's tables, by default without nonzeros."""
     coded = (blob(name) + varint(mode) + pack_ints(zigzag(np.array(values))) for name, mode, values in columns)
@@ -519,6 +895,27 @@ def test_the_documents_script_still_makes_its_example():
     assert head["decoder_id"].hex() in text
 
 
+def test_the_documents_residual_layer_is_as_it_says():
+    first, second = (block for block in _blocks("python"))
+    space: dict[str, Any] = {}
+    exec(first, space)
+    exec(second, space)
+    lines = [line.split(";")[0].split(":", 1)[1] for line in _blocks("hexdump")[1].splitlines()]
+    shown = bytes.fromhex(" ".join(lines))
+    assert space["rtab"] + space["rchk"] == shown
+    layer = reference.residual_of(space["rtab"])
+    assert reference.residual_levels(shown[len(space["rtab"]) :], layer, 4) == [[1], [0], [-2], [40]]
+    tables = reference.tables_of(space["codec"].tables())
+    base = reference.reconstruct(reference.read_saec(_example()).rows, tables, [[1, 0], [0, 2], [3, 4]], [0.5, -0.25])
+    rows = base + reference.residual_rows([[1], [0], [-2], [40]], layer)
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for row in rows:
+        assert "({:.10g}, {:.10g})".format(*row) in text
+    assert reference.codec_id(tables, space["codec"].decoder_id, layer) == space["codec_id"]
+    assert space["codec_id"] in text
+    assert struct.pack("<dd", layer.step, layer.unit).hex() in text
+
+
 def test_the_documents_worked_table_is_right():
     text = DOCUMENT.read_text(encoding="utf-8")
     codes = np.zeros(304, np.int64)
@@ -548,7 +945,8 @@ def _golden(pattern: str) -> list[Path]:
 @pytest.mark.parametrize("path", _golden("*.saecodec"), ids=lambda path: path.name)
 def test_golden_codecs_are_read_alike(path):
     found, codec = reference.read_codec(path.read_bytes()), saecodec.load_codec(path)
-    assert reference.codec_id(found.tables, found.head["decoder_id"].hex()) == codec.codec_id
+    assert reference.codec_id(found.tables, found.head["decoder_id"].hex(), found.residual) == codec.codec_id
+    assert (found.residual is None) == (codec.residual is None)
     assert found.tables.step == codec.quantizer.step
     assert bool(found.tensors) == (codec.sae is not None)
 
@@ -566,5 +964,8 @@ def test_golden_files_decode_alike(path):
         np.testing.assert_array_equal(_levels(found.rows, found.tables.n_latents), codes.to_dense())
         columns = {name: values.tolist() for name, values in codes.columns.items()}
         assert columns == {name: [v for c in found.chunks for v in c.columns[name]] for name in columns}
+        if file.header.residual:
+            np.testing.assert_array_equal(found.residual, np.concatenate([part.residual for part in file.layers()]))
         if found.x_hat is not None:
             _assert_close(found.x_hat, file.rows().reshape(file.shape))
+            _assert_close(found.base, file.rows(base_only=True).reshape(file.shape))

@@ -7,16 +7,24 @@ from typing import Any
 import pytest
 
 from saecodec.errors import FormatError, UnsupportedError
-from saecodec.version import FORMAT_VERSION, check_version, versioned
+from saecodec.version import FEATURES, MAJOR_VERSION, check_version, versioned
 
 
 def test_what_this_version_writes_it_reads() -> None:
     check_version(versioned(["prior:factorized"]), "file")
-    assert versioned([]) == {"version": list(FORMAT_VERSION), "requires": []}
+
+
+def test_what_is_written_names_the_oldest_version_that_has_its_features() -> None:
+    assert versioned(["prior:factorized"])["version"] == [1, 0]
+    for feature, minor in FEATURES.items():
+        assert versioned([feature, "prior:factorized"]) == {
+            "version": [MAJOR_VERSION, minor],
+            "requires": [feature, "prior:factorized"],
+        }
 
 
 def test_a_later_minor_version_is_read() -> None:
-    check_version({"version": [FORMAT_VERSION[0], 99], "requires": []}, "file")
+    check_version({"version": [MAJOR_VERSION, 99], "requires": []}, "file")
 
 
 def test_a_later_major_version_is_refused_by_its_number() -> None:
@@ -26,7 +34,7 @@ def test_a_later_major_version_is_refused_by_its_number() -> None:
 
 def test_unknown_features_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="file: needs prior:markov, sae:signed, unknown"):
-        check_version(versioned(["prior:markov", "prior:factorized", "sae:signed"]), "file")
+        check_version({"version": [1, 5], "requires": ["prior:markov", "prior:factorized", "sae:signed"]}, "file")
 
 
 @pytest.mark.parametrize(

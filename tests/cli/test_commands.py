@@ -125,11 +125,13 @@ def test_a_row_with_nan_is_named_and_leaves_no_file(folder):
 
 def test_measure_reports_json_whose_bits_add_up(folder):
     report = json.loads(run("measure", folder / "a.npy", "-s", SAE, "--json").output)
-    asked = "rows file_bytes bits_per_row bits_per_scalar bits_per_nonzero nmse cosine l0 sae_l0 step bits outside"
+    asked = "rows file_bytes bits_per_row bits_per_scalar bits_per_nonzero nmse cosine l0 sae_alone step bits outside target"
     assert set(asked.split()) <= report.keys()
     assert report["bits"].keys() >= {"support", "levels", "tables", "headers"}
     assert report["outside"].keys() == {"codec_bytes", "sae_bytes"}
     assert report["estimates"].keys() == {"l0_formula", "sum_entropy"}
+    assert report["sae_alone"].keys() == {"l0", "nmse"}
+    assert report["target"] is None
     assert report["seconds"].keys() == {"sae", "encode", "decode"}
     assert sum(report["bits"].values()) == pytest.approx(report["bits_per_row"], rel=1e-12)
     assert report["bits_per_row"] == 8 * report["file_bytes"] / report["rows"]

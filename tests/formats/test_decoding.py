@@ -20,6 +20,7 @@ from saecodec.formats.decoding import decode_file, verify_file
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.saec import open_saec
 from saecodec.formats.saec_writer import SaecWriter
+from saecodec.layers import Layers
 from saecodec.sae import SAE
 
 FORMATS = [".npy", ".npz", ".safetensors", ".pt", ".pth"]
@@ -257,7 +258,7 @@ def uneven(codec: Codec, x: Rows, folder: Path, sizes: list[int]) -> Path:
     with open(path, "wb") as out:
         writer = SaecWriter(out, codec, shape=x.shape, dtype="float32", chunk_rows=40, embed="tables")
         for size in sizes:
-            writer.add(codes[start : start + size])
+            writer.add(Layers(codes[start : start + size]))
             start += size
         writer.finish()
     return path

@@ -13,15 +13,18 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from saecodec.codec import Codec, fit_features
+from saecodec.codec import Codec
 from saecodec.codes import MAX_CHUNK_ROWS, Codes
 from saecodec.errors import IdentityError, InputError, MissingPieceError, OutputError
+from saecodec.fitting import fit_features
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.arrays import open_array
 from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.encoding import encode_array, fit_array
 from saecodec.formats.saec import open_saec
 from saecodec.formats.saec_writer import SaecWriter
+from saecodec.goal import Goal
+from saecodec.layers import Layers
 from saecodec.quantizer import Step
 from saecodec.sae import SAE
 
@@ -84,9 +87,9 @@ def test_a_codec_fitted_before_gives_the_codes_that_encoding_alone_gives(
     sae: SAE, x: Rows, out: Path, chunk_rows: int, step: str | float
 ) -> None:
     source = MemoryArray(x)
-    encode_array(source, out, sae=sae, step=step, chunk_rows=chunk_rows)
+    encode_array(source, out, sae=sae, goal=Goal.of(step), chunk_rows=chunk_rows)
     alone = codes_of(out)
-    fitted = fit_array(source, sae, step, chunk_rows=chunk_rows)
+    fitted = fit_array(source, sae, Goal.of(step), chunk_rows=chunk_rows)
     encode_array(source, out, codec=fitted, chunk_rows=chunk_rows, force=True)
     np.testing.assert_array_equal(codes_of(out, codec=fitted), alone)
     with open_saec(out) as file:
@@ -124,29 +127,29 @@ def test_the_dtype_and_shape_of_an_array_file_are_kept(
 @pytest.mark.parametrize("n_rows", [0, 1, 2])
 @pytest.mark.parametrize("chunk_rows", [1, 4096])
 def test_few_rows_are_encoded(sae: SAE, x: Rows, out: Path, n_rows: int, chunk_rows: int) -> None:
-    report = encode_array(MemoryArray(x[:n_rows]), out, sae=sae, chunk_rows=chunk_rows, embed="decoder")
-    assert report.sae_nnz == sae.features(x[:n_rows]).nnz
+    encode_array(MemoryArray(x[:n_rows]), out, sae=sae, chunk_rows=chunk_rows, embed="decoder")
     with open_saec(out) as file:
         assert file.rows().shape == (n_rows, 8)
 
 
 def test_rows_without_an_active_latent_are_encoded(sae: SAE, x: Rows, out: Path) -> None:
     rows = np.repeat(sae.b_dec.numpy()[None], 5, 0)
-    assert encode_array(MemoryArray(rows), out, sae=sae, chunk_rows=2).sae_nnz == 0
+    encode_array(MemoryArray(rows), out, sae=sae, chunk_rows=2)
     with open_saec(out, sae=sae) as file:
+        assert sum(codes.nnz for codes in file.codes()) == 0
         np.testing.assert_array_equal(file.rows(), rows)
 
 
 def test_progress_counts_the_rows_of_every_stage(sae: SAE, codec: Codec, x: Rows, out: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     encode_array(MemoryArray(x), out, sae=sae, chunk_rows=16, progress=lambda *event: seen.append(event))
-    stages = [("SAE", 16), ("SAE", 32), ("SAE", 40), ("fit", 0), ("encode", 16), ("encode", 32), ("encode", 40)]
+    stages = [("SAE", 16), ("SAE", 32), ("SAE", 40), ("encode", 16), ("encode", 32), ("encode", 40)]
     assert seen == [(stage, done, 40) for stage, done in stages]
     seen.clear()
     encode_array(
         MemoryArray(x), out, codec=codec, chunk_rows=16, force=True, progress=lambda *event: seen.append(event)
     )
-    assert seen == [(stage, done, 40) for stage, done in stages[4:]]
+    assert seen == [(stage, done, 40) for stage, done in stages[3:]]
 
 
 @pytest.mark.parametrize("architecture", ["standard", "topk", "gated", "jumprelu"])
@@ -162,7 +165,7 @@ def test_the_number_of_threads_does_not_change_the_bytes_of_codes(
         with open(out, "wb") as file:
             writer = SaecWriter(file, codec, shape=x.shape, dtype="float32", chunk_rows=500, embed="decoder")
             for start in range(0, 2000, 500):
-                writer.add(codes[start : start + 500])
+                writer.add(Layers(codes[start : start + 500]))
             writer.finish()
         written.append(out.read_bytes())
     assert written[0] == written[1]
@@ -226,7 +229,7 @@ def test_an_interruption_leaves_nothing(sae: SAE, x: Rows, out: Path) -> None:
 
 def test_a_step_beside_a_codec_is_refused(codec: Codec, x: Rows, out: Path) -> None:
     with pytest.raises(InputError, match="the step comes from the codec: leave --step out, or leave -c out"):
-        encode_array(MemoryArray(x), out, codec=codec, step="0.4rms")
+        encode_array(MemoryArray(x), out, codec=codec, goal=Goal.of("0.4rms"))
     assert not out.exists()
 
 
@@ -298,12 +301,12 @@ def test_chunks_of_no_rows_or_too_many_are_refused(sae: SAE, x: Rows, out: Path,
 @pytest.mark.parametrize("step", ["0", "-1", "rms", "0.4 sigma", "", "nan", "inf", 0.0, "1e400"])
 def test_a_step_that_is_none_is_refused(sae: SAE, x: Rows, out: Path, step: str | float) -> None:
     with pytest.raises(InputError, match="a step is a positive number"):
-        encode_array(MemoryArray(x), out, sae=sae, step=step)
+        encode_array(MemoryArray(x), out, sae=sae, goal=Goal.of(step))
 
 
 def test_a_step_that_is_too_small_says_which_would_do(sae: SAE, x: Rows, out: Path) -> None:
     with pytest.raises(InputError, match=r"step 1e-09 is too small: .* use a step of at least"):
-        encode_array(MemoryArray(x), out, sae=sae, step=1e-9)
+        encode_array(MemoryArray(x), out, sae=sae, goal=Goal.of(1e-9))
     assert list(out.parent.iterdir()) == []
 
 

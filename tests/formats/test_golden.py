@@ -19,12 +19,15 @@ from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.decoding import verify_file
 from saecodec.formats.index import Index
 from saecodec.formats.saec import TRAILER, SaecFile, open_saec
-from saecodec.frames import frames
+from saecodec.frames import frames, unpack_record
 from saecodec.latents import LatentCodec
+from saecodec.layers import Layers
 from saecodec.wire import ByteReader
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = ["decoder", "empty", "none", "tables"]
+FILES = ["decoder", "empty", "none", "residual", "residual_none", "tables"]
+RESIDUAL = ["residual", "residual_none"]
+CODECS = ["none", "residual_none"]
 CHUNKS = ["columns", "signed"]
 
 
@@ -57,6 +60,11 @@ def all_codes(file: SaecFile) -> Codes:
     return Codes.concatenate(file.codes(), file.codec.latents.prior.n_latents)
 
 
+def all_layers(file: SaecFile) -> Layers:
+    residual = [layers.residual for layers in file.layers() if layers.residual is not None]
+    return Layers(all_codes(file), np.concatenate(residual) if residual else None)
+
+
 def comparable(data: bytes, magic_bytes: int = 8) -> list[Any]:
     """The frames of a file, weights unpacked and offsets as if there were none."""
     out, shift = [], 0
@@ -78,7 +86,8 @@ def comparable(data: bytes, magic_bytes: int = 8) -> list[Any]:
 
 def test_every_golden_file_is_there_and_tested() -> None:
     names = {path.name for path in GOLDEN.iterdir() if path.is_file()}
-    data = {f"{name}.saec" for name in FILES} | {f"{name}.frames" for name in CHUNKS} | {"none.saecodec"}
+    data = {f"{name}.saec" for name in FILES} | {f"{name}.frames" for name in CHUNKS}
+    data |= {f"{name}.saecodec" for name in CODECS}
     assert names == data | {f"{name}.json" for name in FILES + CHUNKS} | {"README.md", "make_golden.py"}
     assert sum(path.stat().st_size for path in GOLDEN.iterdir() if path.is_file()) < 200_000
 
@@ -103,6 +112,29 @@ def test_a_golden_file_decodes_to_its_rows(name: str, make: ModuleType) -> None:
     assert (np.linalg.norm(found - rows, axis=1) <= 1e-5 * np.linalg.norm(rows, axis=1)).all()
 
 
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_a_golden_file_decodes_to_its_residual_levels_and_its_base_layer(name: str, make: ModuleType) -> None:
+    wanted = expected(name)
+    base = np.array(wanted["first_rows_of_base"], np.float64)
+    with opened(name, make) as file:
+        layers = all_layers(file)
+        assert make.described_residual(layers.residual) == wanted["residual"]
+        np.testing.assert_array_equal(layers.residual, make.FILES[name].layers(layers.codes).residual)
+        assert file.codec.residual.to_bytes() == make.FILES[name].layer().to_bytes()
+        found = file.rows(0, len(base), base_only=True)
+    assert (np.linalg.norm(found - base, axis=1) <= 1e-5 * np.linalg.norm(base, axis=1)).all()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_golden_files_name_the_residual_layer_and_its_version_only_when_they_have_it(name: str) -> None:
+    feature, version = (["layer:residual"], [1, 1]) if name in RESIDUAL else ([], [1, 0])
+    paths = [GOLDEN / f"{name}.saec", *([GOLDEN / f"{name}.saecodec"] if name in CODECS else [])]
+    for path in paths:
+        (_, payload), *_ = frames(path.read_bytes()[8:], "golden")
+        head = unpack_record(payload, "golden")
+        assert (head["version"], head["requires"]) == (version, ["prior:factorized", *feature])
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_same_rows_have_the_same_levels(name: str, make: ModuleType) -> None:
     wanted = expected(name)
@@ -117,20 +149,21 @@ def test_the_same_rows_have_the_same_levels(name: str, make: ModuleType) -> None
 def test_the_same_codes_give_the_same_bytes(name: str, make: ModuleType) -> None:
     golden = (GOLDEN / f"{name}.saec").read_bytes()
     with opened(name, make) as file:
-        codec, codes = file.codec.with_sae(make.golden_sae(make.FILES[name].architecture)), all_codes(file)
-    written = make.FILES[name].encode(codec, codes)
+        codec, layers = file.codec.with_sae(make.golden_sae(make.FILES[name].architecture)), all_layers(file)
+    written = make.FILES[name].encode(codec, layers)
     assert comparable(written) == comparable(golden)
     if name != "decoder":
         assert written == golden
 
 
-def test_the_same_codec_gives_the_same_codec_file(make: ModuleType, tmp_path: Path) -> None:
-    golden = GOLDEN / "none.saecodec"
-    codec = load_codec(golden)
-    assert codec.codec_id == expected("none")["codec_id"]
+@pytest.mark.parametrize("name", CODECS)
+def test_the_same_codec_gives_the_same_codec_file(name: str, make: ModuleType, tmp_path: Path) -> None:
+    golden, wanted = GOLDEN / f"{name}.saecodec", expected(name)
+    codec, sae = load_codec(golden), make.golden_sae(wanted["case"]["architecture"])
+    assert codec.codec_id == wanted["codec_id"]
     assert codec.sae is not None
-    assert codec.sae.sae_id == expected("none")["sae_id"]
-    again = Codec(codec.quantizer, codec.latents, codec.decoder_id, make.golden_sae("jumprelu"), codec.info)
+    assert codec.sae.sae_id == wanted["sae_id"]
+    again = Codec(codec.quantizer, codec.latents, codec.decoder_id, sae, codec.info, make.FILES[name].layer())
     save_codec(again, tmp_path / "again.saecodec", embed_sae=True)
     assert comparable((tmp_path / "again.saecodec").read_bytes()) == comparable(golden.read_bytes())
 
@@ -150,7 +183,7 @@ def test_a_golden_chunk_decodes_to_its_levels_and_back_to_its_bytes(name: str, m
 
 
 def test_golden_codes_are_not_trivial(make: ModuleType) -> None:
-    for name in (*FILES[:1], *FILES[2:], *CHUNKS):
+    for name in (*FILES[:1], *FILES[2:], *CHUNKS):  # all but empty
         levels = expected(name)["levels"]
         density = levels["nonzeros"] / np.prod(levels["shape"])
         assert 0.02 < density < 0.3, name

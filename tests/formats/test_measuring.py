@@ -16,6 +16,7 @@ from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.measuring import measure_array
+from saecodec.goal import Goal
 from saecodec.sae import SAE
 
 Rows = npt.NDArray[np.float32]
@@ -36,8 +37,8 @@ def many() -> Rows:
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"embed": "decoder"},
-    {"step": "1rms", "chunk_rows": 64},
-    {"step": 0.05, "chunk_rows": 11},
+    {"goal": Goal.of("1rms"), "chunk_rows": 64},
+    {"goal": Goal.of(0.05), "chunk_rows": 11},
     {"chunk_rows": 499},
 ]
 
@@ -62,7 +63,7 @@ def test_the_bits_of_the_parts_add_up(sae: SAE, many: Rows, options: dict[str, A
 @pytest.mark.parametrize("options", OPTIONS[1:4])
 def test_the_estimates_are_those_of_the_dense_codes(sae: SAE, many: Rows, options: dict[str, Any]) -> None:
     report = measure_array(MemoryArray(many), sae=sae, **options)
-    codec = Codec.fit(sae, many, options.get("step", "0.4rms"))
+    codec = Codec.fit(sae, many, options.get("goal", Goal.of()).step)
     q = codec.quantize(many).to_dense()
     sum_entropy = sum(entropy(np.unique(q[:, f], return_counts=True)[1]) for f in range(q.shape[1]))
     n_levels = len(np.unique(q[q != 0]))
@@ -70,7 +71,7 @@ def test_the_estimates_are_those_of_the_dense_codes(sae: SAE, many: Rows, option
     assert report["l0"] == l0
     assert report["estimates"]["sum_entropy"] == pytest.approx(sum_entropy, rel=1e-9)
     assert report["estimates"]["l0_formula"] == pytest.approx(l0 * (np.log2(n_levels) + np.log2(q.shape[1])), rel=1e-12)
-    assert report["sae_l0"] == sae.features(many).nnz / len(q)
+    assert report["sae_alone"]["l0"] == sae.features(many).nnz / len(q)
     assert report["bits_per_nonzero"] == pytest.approx(8 * report["file_bytes"] / np.count_nonzero(q))
 
 
@@ -148,8 +149,10 @@ def test_what_is_not_defined_is_none(sae: SAE, case: str) -> None:
     n_rows, silent = len(x), case in ("no rows", "no active latent")
     assert report["rows"] == n_rows
     assert report["file_bytes"] > 0
-    for key in ("bits_per_row", "bits_per_scalar", "l0", "sae_l0", "cosine", "bits_per_row_with_codec"):
+    for key in ("bits_per_row", "bits_per_scalar", "l0", "cosine", "bits_per_row_with_codec"):
         assert (report[key] is None) == (n_rows == 0), key
+    assert (report["sae_alone"]["l0"] is None) == (n_rows == 0)
+    assert (report["sae_alone"]["nmse"] is None) == (report["nmse"] is None)
     assert (report["nmse"] is None) == (report["variance_explained"] is None) == (case != "no active latent")
     if silent:
         assert report["bits_per_nonzero"] is None
@@ -169,7 +172,7 @@ def test_a_report_is_strict_json(sae: SAE, many: Rows) -> None:
 
 def test_contradicting_options_are_refused_as_in_encoding(sae: SAE, codec: Codec, many: Rows) -> None:
     with pytest.raises(InputError, match="the step comes from the codec"):
-        measure_array(MemoryArray(many), codec=codec, step=1.0)
+        measure_array(MemoryArray(many), codec=codec, goal=Goal.of(1.0))
     with pytest.raises(InputError, match="must embed them"):
         measure_array(MemoryArray(many), sae=sae, embed="none")
 

@@ -27,6 +27,7 @@ from saecodec.formats.saec import MAGIC, TRAILER, open_saec
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.frames import HEAD_BYTES, pack_record
 from saecodec.integers import pack_ints
+from saecodec.layers import Layers
 from saecodec.sae import SAE
 from saecodec.wire import varint
 
@@ -163,7 +164,7 @@ def test_columns_of_a_chunk_come_back(sae: SAE, codec: Codec, x: Rows, tmp_path:
     path = tmp_path / "x.saec"
     with open(path, "wb") as out:
         writer = SaecWriter(out, codec, shape=(40, 8), dtype="float32", chunk_rows=40, embed="tables")
-        writer.add(Codes(codes.indptr, codes.latents, codes.levels, codes.n_latents, columns))
+        writer.add(Layers(Codes(codes.indptr, codes.latents, codes.levels, codes.n_latents, columns)))
         writer.finish()
     with open_saec(path, sae=sae) as file:
         (part,) = file.codes(5, 15)
@@ -191,7 +192,7 @@ def test_the_bytes_by_part_add_up_to_the_size(saec: Make, sae: SAE, codec: Codec
 def test_the_writer_refuses_to_finish_with_rows_missing(codec: Codec, x: Rows, tmp_path: Path) -> None:
     with open(tmp_path / "x.saec", "wb") as out:
         writer = SaecWriter(out, codec, shape=(41, 8), dtype="float32", chunk_rows=40, embed="none")
-        writer.add(codec.quantize(x))
+        writer.add(Layers(codec.quantize(x)))
         with pytest.raises(InputError, match=r"40 rows were written, but the leading dimensions are \(41,\)"):
             writer.finish()
 
@@ -540,8 +541,10 @@ def test_a_width_other_than_the_saes_is_refused(with_header: Callable[..., Path]
 
 def test_the_header_is_its_own_inverse() -> None:
     about = {"name": "n", "source": "s", "architecture": "a", "n_latents": 3}
-    header = Header(8, "bfloat16", 7, "none", "ab" * 32, "cd" * 32, about, 0.5, "factorized", "me", {"a": "b"})
-    assert Header.from_bytes(header.to_bytes(), "test") == header
+    for residual in (False, True):
+        facts = ("ab" * 32, "cd" * 32, about, 0.5, "factorized", "me", residual, {"a": "b"})
+        header = Header(8, "bfloat16", 7, "none", *facts)
+        assert Header.from_bytes(header.to_bytes(), "test") == header
 
 
 def test_what_was_written_with_many_dimensions_can_be_read(sae: SAE, codec: Codec, x: Rows, tmp_path: Path) -> None:

@@ -44,8 +44,6 @@ def test_chunks_come_back_in_order_as_often_as_asked(chunks: list[Features]) -> 
     with feature_spool() as spool:
         for chunk in chunks:
             spool.append(chunk)
-        assert spool.n_rows == sum(chunk.n_rows for chunk in chunks)
-        assert spool.nnz == sum(chunk.nnz for chunk in chunks)
         for _ in range(3):
             for found, expected in zip(spool, chunks, strict=True):
                 assert_same(found, expected)

@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ from saecodec.formats.codecfile import save_codec
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.frames import frame
 from saecodec.latents import LatentCodec
+from saecodec.layers import Layers
 from saecodec.nonlinearity import JumpReLU, ReLU
+from saecodec.residual import Block, ResidualLayer
 from saecodec.sae import SAE, Encoder
+from saecodec.table_set import TableSet
 
 FOLDER = Path(__file__).parent
 WIDTH, LATENTS = 8, 48
@@ -76,16 +79,51 @@ class FileCase:
     embed: str
     user: dict[str, str]
 
-    def encode(self, codec: Codec, codes: Codes) -> bytes:
+    def layers(self, codes: Codes) -> Layers:
+        """What is coded."""
+        return Layers(codes)
+
+    def layer(self) -> ResidualLayer | None:
+        """The residual layer."""
+        return None
+
+    def encode(self, codec: Codec, layers: Layers) -> bytes:
         """The file's bytes under a codec with its SAE."""
         out = io.BytesIO()
         facts = {"dtype": self.dtype, "chunk_rows": self.chunk_rows, "embed": self.embed, "user": self.user}
         with pinned_version():
             writer = SaecWriter(out, codec, shape=self.shape, **facts)  # type: ignore[arg-type]
-            for start in range(0, codes.n_rows, self.chunk_rows):
-                writer.add(codes[start : start + self.chunk_rows])
+            for start in range(0, layers.n_rows, self.chunk_rows):
+                writer.add(layers[start : start + self.chunk_rows])
             writer.finish()
         return out.getvalue()
+
+
+@dataclass(frozen=True)
+class ResidualCase(FileCase):
+    """The same with a residual layer. blocks: components and values of each; residual_step, unit: powers of two."""
+
+    blocks: tuple[tuple[int, int], ...]
+    residual_step: float
+    unit: float
+
+    def layer(self) -> ResidualLayer:
+        """By hand: fitted components have other last bits on other machines. Classes 0 to 2, the middle one empty."""
+        blocks = tuple(Block(integers(shape, 5, 17, 3, 47)) for shape in self.blocks)
+        n_components = sum(m for m, _ in self.blocks)
+        codes = np.clip(40 - integers((3, 24), 2, 3, 1, 9) - 2 * np.arange(24), 0, 40)
+        tables = TableSet(np.arange(n_components) % 2 * 2, codes, 1)
+        mean, centroids = integers((1, WIDTH), 1, 7, 1, 41)[0], integers((3, 16), 11, 5, 3, 57)
+        return ResidualLayer(self.residual_step, self.unit, blocks, mean, tables, centroids)
+
+    def layers(self, codes: Codes) -> Layers:
+        """With residual levels that fall from one component to the next, but for one in thirty."""
+        i = np.arange(sum(m for m, _ in self.blocks))
+        levels = integers((codes.n_rows, len(i)), 5, 31, 7, 101) // (6 + 4 * i)
+        rare = integers(levels.shape, 7, 3, 1, 61)
+        levels = np.where(rare < -28, levels << (rare + 32) * 5, levels)
+        levels[-1, 0], levels[-1, -1] = 1 << 20, -(1 << 20)
+        return Layers(codes, levels.astype(np.int32))
 
 
 @dataclass(frozen=True)
@@ -114,6 +152,12 @@ FILES = {
     "decoder": FileCase("standard", 0.03125, (120, WIDTH), "bfloat16", 120, "decoder", {}),
     "none": FileCase("jumprelu", 1.0, (5, 1, 20, WIDTH), "float16", 64, "none", {}),
     "empty": FileCase("standard", 1.0, (0, WIDTH), "float64", 4096, "tables", {}),
+    "residual": ResidualCase(
+        "jumprelu", 1.0, (130, WIDTH), "float32", 60, "tables", {}, ((3, 3), (0, 2), (2, 3)), 0.5, 2.0**-5
+    ),
+    "residual_none": ResidualCase(
+        "standard", 0.5, (2, 40, WIDTH), "float16", 80, "none", {}, ((5, WIDTH),), 0.25, 2.0**-4
+    ),
 }
 CHUNKS = {
     "signed": ChunkCase(200, True, ()),
@@ -136,6 +180,12 @@ def digest(values: NDArray[Any], dtype: str) -> str:
     return hashlib.sha256(np.ascontiguousarray(values, dtype).tobytes()).hexdigest()
 
 
+def described_residual(levels: NDArray[np.int32]) -> dict[str, Any]:
+    """What decoding the residual layer must give."""
+    facts = {"shape": list(levels.shape), "nonzeros": int(np.count_nonzero(levels)), "sha256": digest(levels, "<i4")}
+    return facts | {"first_rows": levels[:4].tolist()}
+
+
 def described(codes: Codes) -> dict[str, Any]:
     """What decoding must give: shape, digest and the first rows of the levels (latent: level), and the columns."""
     dense = codes.to_dense()
@@ -149,14 +199,19 @@ def main() -> None:
     """Write all files."""
     for name, case in FILES.items():
         sae, x = golden_sae(case.architecture), golden_rows(int(np.prod(case.shape[:-1])))
-        codec = Codec.fit(sae, golden_rows(400), case.step)
+        codec = replace(Codec.fit(sae, golden_rows(400), case.step), residual=case.layer())
         codes = codec.quantize(x)
-        (FOLDER / f"{name}.saec").write_bytes(case.encode(codec, codes))
+        layers = case.layers(codes)
+        (FOLDER / f"{name}.saec").write_bytes(case.encode(codec, layers))
         if case.embed == "none":
             save_codec(codec, FOLDER / f"{name}.saecodec", embed_sae=True, force=True)
         facts = {"decoder_id": codec.decoder_id, "codec_id": codec.codec_id, "sae_id": sae.sae_id}
-        x_hat = codec.reconstruct(codes)[:2].tolist()
-        save_json(name, {"case": vars(case), **facts, **described(codes), "first_rows_of_x_hat": x_hat})
+        content = {"case": vars(case), **facts, **described(codes)}
+        if layers.residual is not None:
+            content["residual"] = described_residual(layers.residual)
+            content["first_rows_of_base"] = codec.reconstruct(codes)[:2].tolist()
+        content["first_rows_of_x_hat"] = codec.reconstruct(codes, layers.residual)[:2].tolist()
+        save_json(name, content)
     for name, chunk in CHUNKS.items():
         codes = chunk.codes()
         (FOLDER / f"{name}.frames").write_bytes(chunk.encode(LatentCodec.fit([codes]), codes))

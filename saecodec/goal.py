@@ -1,0 +1,54 @@
+"""`Goal`: what an encoder is asked for: a step or a target, with or without search and residual layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from saecodec.errors import InputError
+from saecodec.quantizer import Step
+from saecodec.rate_control import Target
+from saecodec.search import MODES, Mode
+
+DEFAULT_STEP: Final = "0.4rms"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """step: of the base layer; it decides where there is no target. target: what to reach, or None. search: mode.
+    residual: with a residual layer, whose step is half the base layer's without a target, and chosen with it for one.
+    step_given: whether the step is the user's, not the default."""
+
+    step: Step
+    target: Target | None
+    search: Mode
+    residual: bool
+    step_given: bool
+
+    @classmethod
+    def of(
+        cls,
+        step: str | float | Step | None = None,
+        nmse: float | None = None,
+        bits: float | None = None,
+        search: str | None = None,
+        residual: bool = False,
+    ) -> Goal:
+        """From what a user gives. InputError when several of step, nmse and bits are given, or a value is impossible.
+
+        Without any, the step is 0.4rms. The default of search is "pursuit" with a target, else "none".
+        """
+        given = [name for name, value in (("step", step), ("nmse", nmse), ("bits", bits)) if value is not None]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} exclude each other: give one of step, nmse, bits")
+        if search not in (None, *MODES):
+            raise InputError(f"search is {search!r}, expected one of {', '.join(MODES)}")
+        target = Target("nmse", nmse) if nmse is not None else Target("bits", bits) if bits is not None else None
+        mode: Mode = search or ("none" if target is None else "pursuit")  # type: ignore[assignment]
+        wanted = Step.parse(DEFAULT_STEP if step is None else step)
+        return cls(wanted, target, mode, residual, step is not None)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it asks for the SAE's own activations at a step, which takes no sample."""
+        return self.target is None and self.search == "none" and not self.residual

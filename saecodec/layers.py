@@ -1,0 +1,27 @@
+"""The layers of coded rows: levels of the SAE's latents, and of the residual where the codec has that layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codes import Codes
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """What is coded of T rows. codes: the base layer. residual: levels of M components, int32 (T, M), or None."""
+
+    codes: Codes
+    residual: NDArray[np.int32] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """T."""
+        return self.codes.n_rows
+
+    def __getitem__(self, rows: slice) -> Layers:
+        """The rows of a slice with step 1."""
+        return Layers(self.codes[rows], None if self.residual is None else self.residual[rows])

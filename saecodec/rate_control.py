@@ -1,0 +1,309 @@
+"""Rate control: the point on the rate-distortion curve where a target is met, found on a sample of rows.
+
+The base layer has one knob, its step: the slope, the squared error that a bit may cost, goes with the step's square.
+With a residual layer there are two steps; the split with the fewest bits at the target is looked for. With a codec that
+is fitted already, steps and tables stay, and the slope alone is steered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codec import Codec
+from saecodec.codes import Codes
+from saecodec.costs import DEFAULT_SLOPE
+from saecodec.errors import TargetError
+from saecodec.fitting import Point, activity, fit_features, fit_residual, fit_searched, joined
+from saecodec.layers import Layers
+from saecodec.quantizer import Step
+from saecodec.row_coder import RowCoder
+from saecodec.sae import SAE
+from saecodec.search import Mode, Search
+
+TOLERANCE: Final = 0.01
+_SOLVED: Final = 0.002
+_MAX_TRIALS: Final = 14
+_FIRST_STEP: Final = 0.8  # rms
+_STEPS: Final = (0.02, 40.0)  # rms: finer gains nothing, coarser leaves nothing
+_RESIDUAL_BASE: Final = 0.6  # rms: about the best base step under a residual layer, at any target
+_RESIDUAL_STEPS: Final = (1e-3, 16.0)  # rms of a component of what the base layer leaves
+_SLOPES: Final = (1e-4, 30.0)
+_SPLIT: Final = 2**0.5
+_MAX_SPLITS: Final = 4
+_ROUNDS: Final = 3  # of search and tables in turn, until codes and tables agree
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to reach. kind: "nmse" (squared error over variance), or "bits" per row. value: positive."""
+
+    kind: Literal["nmse", "bits"]
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < math.inf:
+            raise TargetError(f"a target is a positive number, got {self.kind} {self.value}")
+
+    def __str__(self) -> str:
+        return f"NMSE {self.value:g}" if self.kind == "nmse" else f"{self.value:g} bits per row"
+
+    def missed_by(self, reached: float) -> float:
+        """|reached / target - 1|."""
+        return abs(reached / self.value - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows to find a point on. x: float32 (n, d). variance: mean of |x - mean|^2 over all rows that they stand for; of
+    |x|^2 when that is zero."""
+
+    x: NDArray[np.float32]
+    variance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A codec fitted on a sample, what it makes of it, and what that costs: bits per row, NMSE."""
+
+    codec: Codec
+    layers: list[Layers]
+    bits: float
+    nmse: float
+
+    def of(self, kind: str) -> float:
+        """The figure that a target of `kind` is about."""
+        return self.nmse if kind == "nmse" else self.bits
+
+
+class Trials:
+    """Trial codings of a sample.
+
+    search: mode. chunk_rows: as in the real encoding. overhead: bytes of a file beside its chunks, and the number of
+    rows that share them.
+    """
+
+    def __init__(
+        self, sae: SAE, sample: Sample, search: Mode, chunk_rows: int, overhead: Callable[[Codec], float]
+    ) -> None:
+        self.sae, self.sample, self._overhead = sae, sample, overhead
+        self._parts = [sample.x[i : i + chunk_rows] for i in range(0, len(sample.x), chunk_rows)]
+        self._features = [sae.features(part) for part in self._parts]
+        rms, self.active = activity(sae, self._features)
+        self.rms = rms or math.sqrt(sample.variance) or 1.0
+        self._search = None if search == "none" else Search(sae, search, self.active)
+        self._mode = search
+
+    def base(self, point: Point, start: Codec | None, rounds: int = 1) -> tuple[Codec, list[Codes]]:
+        """The base layer at a point. start: a codec fitted near it, where there is one."""
+        codes: list[Codes] = []
+        if self._search is None or start is None:
+            start = fit_features(self.sae, self._features, Step(point.step, False), codes)
+        for _ in range(rounds if self._search is not None else 0):
+            assert self._search is not None
+            codes = []
+            start = replace(start, quantizer=replace(start.quantizer, step=point.step))
+            start = fit_searched(self._search, lambda: iter(self._parts), start, point, codes)
+        return start, codes
+
+    def judge(self, codec: Codec, layers: list[Layers]) -> Trial:
+        """What layers cost, as they would lie in a file."""
+        n_bytes, error, n = self._overhead(codec), 0.0, max(len(self.sample.x), 1)
+        for x, part in zip(self._parts, layers, strict=True):
+            n_bytes += sum(map(len, codec.pack(part))) / n
+            missed = (x - codec.reconstruct(part.codes, part.residual)).astype(np.float64)
+            error += float(np.einsum("td,td->", missed, missed))
+        variance = self.sample.variance * n
+        return Trial(codec, layers, 8 * n_bytes, error / variance if variance > 0 else 0.0)
+
+    def at(self, point: Point, start: Codec | None, rounds: int = 1) -> Trial:
+        """The base layer alone."""
+        codec, codes = self.base(point, start, rounds)
+        return self.judge(codec, list(joined(codes, None)))
+
+    def with_residual(self, point: Point, codec: Codec, codes: list[Codes]) -> Trial:
+        """A base layer with a residual layer on top."""
+        levels: list[NDArray[np.int32]] = []
+        both = fit_residual(codec, lambda: iter(self._parts), point, codes, levels)
+        return self.judge(both, list(joined(codes, levels)))
+
+    def coded(self, codec: Codec, slope: float) -> Trial:
+        """The sample under a codec that stays as it is."""
+        coder = RowCoder(codec, self._mode, slope, self.active)
+        layers = [coder(x, 0, features) for x, features in zip(self._parts, self._features, strict=True)]
+        return self.judge(codec, layers)
+
+
+def find_point(trials: Trials, target: Target, *, residual: bool, start: Codec | None = None) -> tuple[Point, Codec]:
+    """The point at which the sample meets a target, and the codec fitted there.
+
+    residual: with a residual layer, where it pays. start: a codec fitted near the point. TargetError names what can be
+    reached.
+    """
+    if residual:
+        return _split_point(trials, target, start)
+    point, trial, met = _base_point(trials, target, start)
+    if not met:
+        raise _unreachable(target, trial, f"step {point.step:.3g}", "--residual adds a layer that can")
+    return point, trial.codec
+
+
+def find_slope(trials: Trials, target: Target, codec: Codec) -> float:
+    """The slope at which the sample meets a target under a codec that stays as it is; TargetError when none does."""
+    found = solve(
+        lambda slope: _of(trials.coded(codec, slope), target.kind),
+        target.value,
+        DEFAULT_SLOPE,
+        _SLOPES,
+        rising=target.kind == "nmse",
+    )
+    if not found.met:
+        raise _unreachable(target, found.result, "this codec", "fit another one (saecodec fit) for this target")
+    return found.at
+
+
+def _base_point(trials: Trials, target: Target, start: Codec | None) -> tuple[Point, Trial, bool]:
+    held = start
+
+    def measure(step: float) -> tuple[float, Trial]:
+        nonlocal held
+        trial = trials.at(Point(step), held, 1 if held is not None else _ROUNDS)
+        held = trial.codec
+        return _of(trial, target.kind)
+
+    first = start.quantizer.step if start is not None else _FIRST_STEP * trials.rms
+    bounds = (_STEPS[0] * trials.rms, _STEPS[1] * trials.rms)
+    found = solve(measure, target.value, first, bounds, rising=target.kind == "nmse")
+    if found.met and start is None:  # codes and tables have come from other steps: let them agree
+        again = trials.at(Point(found.at), held, _ROUNDS - 1)
+        held = again.codec
+        if target.missed_by(again.of(target.kind)) > _SOLVED:
+            found = solve(measure, target.value, found.at, bounds, rising=target.kind == "nmse")
+    return Point(found.at), found.result, found.met
+
+
+def _split_point(trials: Trials, target: Target, start: Codec | None) -> tuple[Point, Codec]:
+    """The split between the steps of both layers with the fewest bits at an NMSE, or the least NMSE at a rate.
+
+    Where the base layer alone goes beyond the target at its usual step, it does without a residual layer.
+    """
+    rival = "bits" if target.kind == "nmse" else "nmse"
+    held = start
+    tried: dict[int, tuple[float, Point, Codec]] = {}
+    centre = _RESIDUAL_BASE * trials.rms
+
+    def attempt(index: int) -> float:
+        """What the best residual layer on the base layer of a step costs."""
+        nonlocal held
+        if index not in tried:
+            point = Point(centre * _SPLIT**index)
+            held, codes = trials.base(point, held, _ROUNDS if held is None else 2)
+            alone = trials.judge(held, list(joined(codes, None)))
+            enough = alone.nmse <= target.value if target.kind == "nmse" else alone.bits >= target.value
+            tried[index] = (math.inf, point, held)
+            if not enough:
+                found = _residual_point(trials, target, point, alone, codes)
+                cost = found.result.of(rival) if found.met else math.inf
+                tried[index] = (cost, replace(point, residual_step=found.at), found.result.codec)
+        return tried[index][0]
+
+    best = min((0, 1, -1), key=attempt)
+    while best in (min(tried), max(tried)) and abs(best) < _MAX_SPLITS and math.isfinite(attempt(best)):
+        beyond = best + (1 if best > 0 else -1)
+        if attempt(beyond) >= attempt(best):
+            break
+        best = beyond
+    cost, point, codec = tried[best]
+    if math.isfinite(cost):
+        return point, codec
+    point, trial, met = _base_point(trials, target, held)
+    if not met:
+        raise _unreachable(target, trial, f"step {point.step:.3g}", "give a step for both layers")
+    return point, trial.codec
+
+
+def _residual_point(trials: Trials, target: Target, point: Point, alone: Trial, codes: list[Codes]) -> Solution[Trial]:
+    """The step of the residual layer at which a target is met, on the base layer `alone`."""
+    scale = math.sqrt(alone.nmse * trials.sample.variance / trials.sae.width) or trials.rms * 1e-3
+    first = math.sqrt(12 * min(target.value / max(alone.nmse, 1e-30), 1.0)) if target.kind == "nmse" else 2.0
+    low, high = (edge * scale for edge in _RESIDUAL_STEPS)
+
+    def measure(step: float) -> tuple[float, Trial]:
+        return _of(trials.with_residual(replace(point, residual_step=step), alone.codec, codes), target.kind)
+
+    return solve(measure, target.value, first * scale, (low, high), rising=target.kind == "nmse")
+
+
+def _of(trial: Trial, kind: str) -> tuple[float, Trial]:
+    return trial.of(kind), trial
+
+
+def _unreachable(target: Target, trial: Trial, where: str, way_out: str) -> TargetError:
+    reached = f"NMSE {trial.nmse:.4g} at {trial.bits:.4g} bits per row"
+    if (target.kind == "nmse") == (trial.of(target.kind) < target.value):
+        return TargetError(
+            f"{target} is out of reach: the fewest bits this can spend give {reached} ({where}); ask for less error or "
+            "more bits than that"
+        )
+    floor = "the floor of this SAE" if target.kind == "nmse" else "the most this can spend"
+    return TargetError(
+        f"{target} is out of reach: {floor} is {reached} ({where}); ask for a target above it, take an "
+        f"SAE with a lower floor, or: {way_out}"
+    )
+
+
+@dataclass(frozen=True)
+class Solution(Generic[Result]):
+    """Where a measure came nearest to what was wanted, what came with it there, and whether it met it."""
+
+    at: float
+    result: Result
+    met: bool
+
+
+def solve(
+    measure: Callable[[float], tuple[float, Result]],
+    wanted: float,
+    start: float,
+    bounds: tuple[float, float],
+    *,
+    rising: bool,
+) -> Solution[Result]:
+    """Where a monotone, positive, somewhat noisy measure takes a value: bracketing, then regula falsi, in logarithms.
+
+    measure: of a positive number; also returns what is kept of the best one. rising: whether it grows with it.
+    """
+    low, high = (math.log(bound) for bound in bounds)
+    at = min(max(math.log(start), low), high)
+    below: tuple[float, float] | None = None  # (place, log ratio < 0), the nearest on this side
+    above: tuple[float, float] | None = None
+    best: tuple[float, float, Any] | None = None
+    for _ in range(_MAX_TRIALS):
+        value, result = measure(math.exp(at))
+        ratio = math.log(max(value, 1e-30) / wanted) * (1 if rising else -1)
+        if best is None or abs(ratio) < best[0]:
+            best = (abs(ratio), at, result)
+        if abs(ratio) < _SOLVED:
+            break
+        if ratio < 0:
+            below = (at, ratio)
+        else:
+            above = (at, ratio)
+        if below is not None and above is not None:
+            share = min(max(below[1] / (below[1] - above[1]), 0.1), 0.9)
+            following = below[0] + share * (above[0] - below[0])
+        else:
+            move = min(max(-ratio, -math.log(4)), math.log(4))
+            following = min(max(at + (move if abs(move) > 0.1 else math.copysign(0.1, move)), low), high)
+        if abs(following - at) < 1e-6:
+            break
+        at = following
+    assert best is not None
+    return Solution(math.exp(best[1]), best[2], best[0] <= TOLERANCE / 2)

@@ -1,0 +1,41 @@
+"""`RowCoder`: rows -> the layers that a codec codes of them, with or without a search."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codec import Codec
+from saecodec.costs import DEFAULT_SLOPE
+from saecodec.errors import MissingPieceError
+from saecodec.features import Features
+from saecodec.fit_residual import RESIDUAL_SLOPE, choose_levels
+from saecodec.layers import Layers
+from saecodec.search import Mode, Search
+
+
+class RowCoder:
+    """Codes rows with one codec.
+
+    search: "none" takes the SAE's own activations, "refit" and "pursuit" look for codes with fewer bits (`Search`).
+    slope: squared error that a bit may cost, in squared steps: easy rows get few latents, hard rows many. With "none"
+    it is of the residual layer alone. active: mean number of active latents of a row, where it is known.
+    """
+
+    def __init__(self, codec: Codec, search: Mode = "none", slope: float = DEFAULT_SLOPE, active: float = 0.0) -> None:
+        if codec.sae is None:
+            raise MissingPieceError("coding rows needs the codec's SAE: give it (-s SAE)")
+        self.codec, self.slope, self.sae = codec, slope, codec.sae
+        self._costs = codec.latents.prior.costs()
+        self._search = None if search == "none" else Search(self.sae, search, active)
+
+    def __call__(self, x: NDArray[np.float32], first_row: int = 0, features: Features | None = None) -> Layers:
+        """The layers of rows, float32 (T, d); errors name rows from `first_row` on. features: of x, where at hand."""
+        if self._search is not None:
+            codes = self._search(x, self.codec.quantizer, self._costs, self.slope, first_row).codes
+        else:
+            codes = self.codec.quantize_features(self.sae.features(x, first_row) if features is None else features)
+        if self.codec.residual is None:
+            return Layers(codes)
+        coordinates = self.codec.residual.coordinates(x - self.codec.reconstruct(codes))
+        return Layers(codes, choose_levels(self.codec.residual, coordinates, RESIDUAL_SLOPE * self.slope))

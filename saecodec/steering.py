@@ -1,0 +1,249 @@
+"""Coding all rows for a goal: on a sample a point is found, on all rows it is verified, and corrected where it missed.
+
+Rows are read chunk by chunk as often as needed, and what is coded goes into stores, so that both may lie in files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codec import Codec
+from saecodec.codes import Codes
+from saecodec.costs import DEFAULT_SLOPE
+from saecodec.distortion import Distortion
+from saecodec.errors import InputError, TargetError
+from saecodec.features import Features
+from saecodec.fitting import Point, Rows, fit_features, fit_residual, fit_searched, joined
+from saecodec.goal import Goal
+from saecodec.layers import Layers
+from saecodec.quantizer import Step
+from saecodec.rate_control import TOLERANCE, Sample, Target, Trials, find_point, find_slope
+from saecodec.residual import MAX_CELLS
+from saecodec.row_coder import RowCoder
+from saecodec.sae import SAE
+from saecodec.search import Search
+from saecodec.store import Store
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, rows done and rows in all."""
+_SAMPLE: Final = (4096, 16384, 8)  # rows: at least, at most, and one in so many in between
+_BLOCK: Final = 128  # neighbouring rows are sampled together: the support's tables see bursts
+_ATTEMPTS: Final = 4
+_GOLDEN: Final = 0.618034
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Reports to nobody."""
+
+
+class Stores(Protocol):
+    """Makes stores for what is coded."""
+
+    def features(self) -> Store[Features]:
+        """For feature activations."""
+
+    def codes(self, n_latents: int) -> Store[Codes]:
+        """For codes."""
+
+    def levels(self) -> Store[NDArray[np.int32]]:
+        """For residual levels."""
+
+
+class MemoryStores:
+    """Stores in memory."""
+
+    def features(self) -> Store[Features]:
+        """A list."""
+        return []
+
+    def codes(self, n_latents: int) -> Store[Codes]:
+        """A list."""
+        return []
+
+    def levels(self) -> Store[NDArray[np.int32]]:
+        """A list."""
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """All rows, coded. codes, levels: chunk by chunk, levels only with a residual layer. reached: the figure that the
+    goal's target is about, None without a target. slope: what a bit was allowed to cost."""
+
+    codec: Codec
+    codes: Store[Codes]
+    levels: Store[NDArray[np.int32]] | None
+    reached: float | None = None
+    slope: float = DEFAULT_SLOPE
+
+    def layers(self) -> Iterator[Layers]:
+        """The layers of each chunk."""
+        return joined(self.codes, self.levels)
+
+
+class Steering:
+    """Codes the rows of one array.
+
+    rows: gives them chunk by chunk; n_rows of them. overhead: bytes of a file with a codec beside its chunks. stores:
+    where what is coded goes.
+    """
+
+    def __init__(
+        self,
+        sae: SAE,
+        rows: Rows,
+        n_rows: int,
+        goal: Goal,
+        *,
+        chunk_rows: int,
+        stores: Stores,
+        overhead: Callable[[Codec], float] = lambda codec: 0.0,
+        progress: Progress = no_progress,
+    ) -> None:
+        if goal.residual and chunk_rows * sae.width > MAX_CELLS:
+            raise InputError(
+                f"chunks of {chunk_rows} rows of {sae.width} values are too large for a residual layer: use at most "
+                f"{MAX_CELLS // sae.width} rows a chunk"
+            )
+        self.sae, self.n_rows, self.goal = sae, n_rows, goal
+        self._rows, self._stores, self._progress = rows, stores, progress
+        self._chunk_rows, self._overhead = chunk_rows, overhead
+        self._features: Store[Features] | None = None
+
+    def fit(self, *, verify: bool = True) -> Coded:
+        """Fit a codec for the goal, and code all rows with it. TargetError when a target is out of reach.
+
+        verify: hold the target on all rows; else the sample's word is taken for it.
+        """
+        goal = self.goal
+        if goal.plain:
+            codes = self._stores.codes(self.sae.n_latents)
+            return Coded(fit_features(self.sae, self.features(), goal.step, codes), codes, None)
+        trials = self._trials()
+        if goal.target is None:
+            step = goal.step.resolve(trials.rms)
+            point = Point(step, residual_step=step / 2 if goal.residual else None)
+            return self._fit_at(trials, point, trials.base(Point(step), None, 3)[0])
+        start: Codec | None = None
+
+        def attempt(aim: Target) -> Coded:
+            nonlocal start
+            point, start = find_point(trials, aim, residual=goal.residual, start=start)
+            return self._fit_at(trials, point, start)
+
+        if not verify:
+            return attempt(goal.target)
+        coded = self._steer(attempt, goal.target)
+        told = {"target": {goal.target.kind: goal.target.value, "reached": coded.reached}}
+        return replace(coded, codec=replace(coded.codec, info={**coded.codec.info, **told}))
+
+    def code(self, codec: Codec) -> Coded:
+        """Code all rows with a codec that stays as it is; a target is met by the slope alone."""
+        target = self.goal.target
+        if target is None:
+            return self._code_at(codec, DEFAULT_SLOPE, 0.0)
+        trials = self._trials()
+        return self._steer(lambda aim: self._code_at(codec, find_slope(trials, aim, codec), trials.active), target)
+
+    def features(self) -> Store[Features]:
+        """The feature activations of all rows; the SAE runs once."""
+        if self._features is None:
+            self._features = self._stores.features()
+            for first, x in self._numbered("SAE"):
+                self._features.append(self.sae.features(x, first))
+        return self._features
+
+    def _numbered(self, stage: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        first = 0
+        for x in self._rows():
+            yield first, x
+            first += len(x)
+            self._progress(stage, first, self.n_rows)
+
+    def _trials(self) -> Trials:
+        sample = draw_sample(self._checked, self.n_rows)
+        shared = max(self.n_rows, 1)
+        return Trials(self.sae, sample, self.goal.search, self._chunk_rows, lambda c: self._overhead(c) / shared)
+
+    def _checked(self) -> Iterator[NDArray[np.float32]]:
+        for first, x in self._numbered("sample"):
+            self.sae.check_rows(x, first)
+            yield x
+
+    def _fit_at(self, trials: Trials, point: Point, start: Codec) -> Coded:
+        codes = self._stores.codes(self.sae.n_latents)
+        if self.goal.search == "none":
+            codec = fit_features(self.sae, self.features(), Step(point.step, False), codes)
+        else:
+            search = Search(self.sae, self.goal.search, trials.active)
+            codec = fit_searched(search, lambda: (x for _, x in self._numbered("search")), start, point, codes)
+        if point.residual_step is None:
+            return Coded(codec, codes, None)
+        levels = self._stores.levels()
+        rows: Rows = lambda: (x for _, x in self._numbered("residual"))  # noqa: E731
+        return Coded(fit_residual(codec, rows, point, codes, levels), codes, levels)
+
+    def _code_at(self, codec: Codec, slope: float, active: float) -> Coded:
+        coder = RowCoder(codec, self.goal.search, slope, active)
+        codes, levels = self._stores.codes(self.sae.n_latents), self._stores.levels()
+        for first, x in self._numbered("code"):
+            layers = coder(x, first)
+            codes.append(layers.codes)
+            if layers.residual is not None:
+                levels.append(layers.residual)
+        return Coded(codec, codes, levels if codec.residual is not None else None, None, slope)
+
+    def _steer(self, attempt: Callable[[Target], Coded], target: Target) -> Coded:
+        """Aim at the target, and beside it by what the last attempt missed, until it is met."""
+        aim, best = target, None
+        for _ in range(_ATTEMPTS):
+            try:
+                coded = attempt(aim)
+            except TargetError:
+                if best is None:
+                    raise
+                break  # the corrected aim is out of reach: keep what came nearest
+            reached = self._reached(coded, target)
+            if best is None or target.missed_by(reached) < target.missed_by(best.reached or 0.0):
+                best = replace(coded, reached=reached)
+            if target.missed_by(reached) <= TOLERANCE / 2:
+                break
+            aim = Target(target.kind, aim.value * target.value / max(reached, 1e-30))
+        assert best is not None
+        return best
+
+    def _reached(self, coded: Coded, target: Target) -> float:
+        if target.kind == "bits":
+            n_bytes = sum(sum(map(len, coded.codec.pack(part))) for part in coded.layers())
+            return 8 * (n_bytes + self._overhead(coded.codec)) / max(self.n_rows, 1)
+        distortion = Distortion(self.sae.width)
+        for (_, x), part in zip(self._numbered("verify"), coded.layers(), strict=True):
+            distortion.add(x, coded.codec.reconstruct(part.codes, part.residual))
+        # Rows that do not vary have no NMSE; their energy takes the place of their variance, as in `Sample`.
+        return distortion.squared_error / max(distortion.variance or distortion.energy, 1e-30)
+
+
+def draw_sample(rows: Rows, n_rows: int) -> Sample:
+    """Blocks of neighbouring rows from all over an array, and the variance of all of it."""
+    least, most, share = _SAMPLE
+    wanted = min(n_rows, max(least, min(most, n_rows // share)))
+    taken: list[NDArray[np.float32]] = []
+    sums: Distortion | None = None
+    for i, x in enumerate(rows()):
+        sums = sums or Distortion(x.shape[1])
+        sums.add(x, x)
+        if wanted == n_rows:
+            taken.append(x)
+            continue
+        n_blocks = max(1, round(wanted * len(x) / n_rows / _BLOCK))
+        room = len(x) // n_blocks
+        shift = int(((i + 1) * _GOLDEN % 1) * max(room - _BLOCK, 0))  # not in step with sequences or chunks
+        taken += [x[at : at + _BLOCK] for at in range(shift, len(x), room)][:n_blocks]
+    if sums is None:
+        raise TargetError("there are no rows, so no target can be met: give a step")
+    return Sample(np.concatenate(taken), (sums.variance or sums.energy) / max(sums.n_rows, 1))
