@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results clean
+.PHONY: help demo test lint results rd clean
 
 help:
 	@echo "make demo      compress the bundled activations and show rate and distortion"
 	@echo "make test      run the tests"
 	@echo "make lint      ruff and mypy"
 	@echo "make results   measure again what docs/results.md reports (DATA=folder)"
+	@echo "make rd        measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
 	@echo "make clean     remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.
@@ -41,6 +42,11 @@ lint: $(STAMP)
 DATA ?= ../shared/data
 results: $(STAMP)
 	$(BIN)/python docs/make_results.py $(DATA)
+
+rd: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
+	rm -f docs/rd.json
+	$(BIN)/python docs/make_rd.py $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import saecodec
+from saecodec.cli.bench import bench
 from saecodec.cli.decode import decode
 from saecodec.cli.demo import demo
 from saecodec.cli.encode import encode
@@ -49,5 +50,5 @@ def app() -> None:
     """
 
 
-for command in (demo, measure, encode, decode, fit, info, verify):
+for command in (demo, measure, encode, decode, fit, bench, info, verify):
     app.add_command(command)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import multiprocessing
 import platform
 import statistics
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,17 @@ import torch
 
 import saecodec
 from saecodec.codec import Codec
+from saecodec.costs import DEFAULT_SLOPE
+from saecodec.fit_residual import RESIDUAL_SLOPE, fit_layer
+from saecodec.fitting import Point
 from saecodec.formats.arrays import open_array
 from saecodec.formats.decoding import decode_file
 from saecodec.formats.encoding import encode_array, fit_array
 from saecodec.formats.measuring import measure_array
+from saecodec.goal import Goal
+from saecodec.rate_control import Sample, Trial, Trials, solve
+from saecodec.row_coder import RowCoder
+from saecodec.search import Search
 
 REFERENCE = "minilm_l3_batchtopk_3072_k32"
 ROUNDS = 9
@@ -43,7 +52,7 @@ def rate_row(label: str, report: dict[str, Any]) -> list[str]:
         label,
         f"{report['bits_per_row']:.2f}",
         f"{report['nmse']:.4f}",
-        f"{report['sae_l0']:.1f} / {report['l0']:.1f}",
+        f"{report['sae_alone']['l0']:.1f} / {report['l0']:.1f}",
         f"{bits['support']:.2f}",
         f"{bits['levels']:.2f}",
         f"{bits['tables']:.2f}",
@@ -91,7 +100,7 @@ def rates(data: Path, log: Callable[[str], None]) -> str:
     out.append(rate_row("MiniLM, 3072 k32, codec fitted on the train rows", report))
     log(f"codec outside: {out[1][1]} bits/row")
     for step in ("0.2rms", "0.8rms", "1.2rms"):
-        out.append(rate_row(f"MiniLM, 3072 k32, step {step}", measure_array(test, sae=sae, step=step)))
+        out.append(rate_row(f"MiniLM, 3072 k32, step {step}", measure_array(test, sae=sae, goal=Goal.of(step))))
     bundled = Path(str(files("saecodec") / "bundled"))
     small = measure_array(open_array(bundled / "minilm_l3_rows.npy"), sae=saecodec.load_sae(bundled / "minilm_l3_sae"))
     out.append(rate_row("bundled: 2,048 rows, 1536 k32", small))
@@ -210,6 +219,110 @@ def speed(data: Path) -> str:
     return table(["what", "seconds", "rows/s", "MB/s (float32)", "against", "its seconds", "ratio"], rows)
 
 
+@torch.no_grad()
+def searches(data: Path) -> str:
+    """What the searches cost beside the SAE's own forward pass, and that decoding does not care."""
+    sae = saecodec.load_sae(data / "saes" / REFERENCE)
+    x = np.load(data / "minilm_l3_test.npy")[:8192].astype(np.float32)
+    rows = []
+    for mode, nmse in (("refit", 0.15), ("pursuit", 0.2), ("pursuit", 0.15), ("pursuit", 0.12)):
+        codec = Codec.fit(sae, x, nmse=nmse, search=mode)
+        coder = RowCoder(codec, mode, active=32)
+        costs, search = codec.latents.prior.costs(), Search(sae, mode, 32)
+        forward = partial(sae.features, x)
+        ours, base, ratio = paired(lambda: search(x, codec.quantizer, costs, DEFAULT_SLOPE), forward)  # noqa: B023
+        found, own = coder(x).codes, codec.quantize(x)
+        chunks = [codec.latents.pack(codes) for codes in (found, own)]
+        decodes = [partial(_decode_chunk, codec, chunk) for chunk in chunks]
+        a, b, _ = paired(*decodes)
+        rows.append(
+            [
+                f"{mode}, NMSE {nmse}",
+                f"{found.nnz / len(x):.1f}",
+                f"{1e6 * ours / len(x):.0f}",
+                f"{1e6 * base / len(x):.0f}",
+                f"{ratio:.1f}",
+                f"{1e9 * a / found.nnz:.0f}",
+                f"{1e9 * b / own.nnz:.0f}",
+            ]
+        )
+    head = [
+        "search",
+        "L0",
+        "us a row",
+        "SAE forward, us a row",
+        "ratio",
+        "decoding, ns a nonzero",
+        "of the SAE's own codes",
+    ]
+    return table(head, rows)
+
+
+def _decode_chunk(codec: Codec, chunk: bytes) -> None:
+    codec.reconstruct(codec.latents.unpack(chunk))
+
+
+def slopes(data: Path) -> str:
+    """Bits at an NMSE under other slopes than the defaults: base layer at 0.15, residual layer at 0.05."""
+    sae = saecodec.load_sae(data / "saes" / REFERENCE)
+    x = np.load(data / "minilm_l3_test.npy")[::4].astype(np.float32)
+    trials = Trials(sae, Sample(x, float(x.var(0, dtype=np.float64).sum())), "pursuit", 4096, lambda codec: 0.0)
+    base, held = [], None
+    for slope in (0.03, 0.04, DEFAULT_SLOPE, 0.11, 0.16):
+        held = None
+
+        def at(step: float, slope: float = slope) -> tuple[float, Trial]:
+            nonlocal held
+            trial = trials.at(Point(step, slope), held, 3 if held is None else 1)
+            held = trial.codec
+            return trial.nmse, trial
+
+        found = solve(at, 0.15, 0.8 * trials.rms, (0.1 * trials.rms, 4 * trials.rms), rising=True)
+        base.append([f"{slope}", f"{found.at / trials.rms:.2f} rms", f"{found.result.bits:.1f}"])
+    codec, codes = trials.base(Point(0.6 * trials.rms), None, 3)
+    left = [x[i : i + 4096] - codec.reconstruct(part) for i, part in zip(range(0, len(x), 4096), codes, strict=True)]
+    layers = []
+    for factor in (0.0, 0.5, 1.0, 2.0):
+        slope = factor * RESIDUAL_SLOPE * DEFAULT_SLOPE
+
+        def code(step: float, slope: float = slope) -> tuple[float, float]:
+            levels: list[np.ndarray] = []
+            layer = fit_layer(lambda: iter(left), x.shape[1], step, slope, levels)
+            error = sum(float(((a - layer.rows(b)) ** 2).sum()) for a, b in zip(left, levels, strict=True))
+            return error / trials.sample.variance / len(x), 8 * sum(len(layer.encode(b)) for b in levels) / len(x)
+
+        solved = solve(code, 0.05, 0.5, (0.05, 5.0), rising=True)
+        layers.append([f"{slope:g}", f"{solved.at:.3f}", f"{solved.result:.1f}"])
+    return "\n\n".join(
+        [
+            table(["slope of the base layer", "its step at NMSE 0.15", "bits/row"], base),
+            table(["slope of the residual layer", "its step at NMSE 0.05", "its bits/row"], layers),
+        ]
+    )
+
+
+def rate_distortion() -> str:
+    """The table of what `make rd` measured."""
+    facts = json.loads((Path(__file__).parent / "rd.json").read_text())
+    head = [
+        "bits/row at NMSE",
+        *(f"{target:g}" for target in facts["targets"]),
+        "model outside",
+        "encode MB/s",
+        "decode MB/s",
+    ]
+    rows = []
+    for curve in facts["curves"]:
+        points = curve["points"]
+        at = ["-" if bits is None else f"{bits:.1f}" for bits in curve["bits_per_row_at"].values()]
+        model = f"{max(point['model_bytes'] for point in points) / 1e3:,.0f} kB"
+        if points[0]["sae_bytes"]:
+            model += f" + SAE decoder {points[0]['sae_bytes'] / 1e6:.1f} MB"
+        speeds = [statistics.median(point[key] for point in points) for key in ("encode_mb_s", "decode_mb_s")]
+        rows.append([curve["name"].removeprefix("minilm_l3_batchtopk_"), *at, model, *(f"{v:.3g}" for v in speeds)])
+    return table(head, rows)
+
+
 def _encode(source: Any, path: Path, sae: saecodec.SAE, codec: Codec | None) -> None:
     encode_array(source, path, sae=sae, codec=codec, force=True)
 
@@ -253,6 +366,9 @@ def main() -> None:
     for name, measure in (
         ("speed", lambda: speed(arguments.data)),
         ("rates", lambda: rates(arguments.data, log)),
+        ("searches", lambda: searches(arguments.data)),
+        ("slopes", lambda: slopes(arguments.data)),
+        ("rd", rate_distortion),
         ("determinism", lambda: determinism(arguments.data)),
         ("memory", lambda: memory(arguments.data)),
     ):
