@@ -41,7 +41,8 @@ _GOAL_OPTIONS = (
         "--search",
         type=click.Choice(["none", "refit", "pursuit"]),
         help="Codes to look for: none (the SAE's own activations), refit (least-squares values on its support), "
-        "pursuit (another support too). Default: pursuit with --nmse or --bits, else none.",
+        "pursuit (another support too). Default: pursuit with --nmse or --bits, else what the codec given was fitted "
+        "with, or none.",
     ),
     click.option(
         "--residual", is_flag=True, help="Add a layer that codes what the SAE leaves, for errors below its floor."

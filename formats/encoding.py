@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -26,6 +26,7 @@ from saecodec.formats.spool import code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
+from saecodec.search import MODES
 from saecodec.steering import Progress, Steering, no_progress
 from saecodec.store import Store
 
@@ -96,7 +97,8 @@ def encode_array(
     """Encode an array into a `.saec` file.
 
     Without `codec`, one is fitted on the array itself and its tables are embedded. With it, steps and tables are the
-    codec's, the file names it by hash, and a target is met by the search's slope alone. `sae` may be left out when the
+    codec's, and so is the search unless another is asked for; the file names it by hash, and a target is met by the
+    search's slope alone. `sae` may be left out when the
     codec holds the whole SAE. goal: see `Goal.of`; the bits of a target are those of the file. embed: "none" (needs
     `codec`), "tables" or "decoder"; default "none" with a codec, "tables" without. force: overwrite. Nothing appears
     under `path` unless all of it succeeds.
@@ -185,6 +187,9 @@ def _goal_with(codec: Codec | None, goal: Goal | None) -> Goal:
         return goal
     if goal.step_given:
         raise InputError("the step comes from the codec: leave --step out, or leave -c out to fit on the input itself")
+    fitted_with = codec.info.get("search", "none")
+    if goal.target is None and not goal.search_given and fitted_with in MODES:
+        goal = replace(goal, search=fitted_with)  # its tables describe such codes
     if goal.residual and codec.residual is None:
         raise InputError("this codec has no residual layer: fit one that has (saecodec fit --residual)")
     if goal.target is not None and goal.search == "none" and codec.residual is None:

@@ -17,13 +17,14 @@ DEFAULT_STEP: Final = "0.4rms"
 class Goal:
     """step: of the base layer; it decides where there is no target. target: what to reach, or None. search: mode.
     residual: with a residual layer, whose step is half the base layer's without a target, and chosen with it for one.
-    step_given: whether the step is the user's, not the default."""
+    step_given, search_given: whether these are the user's, not the default."""
 
     step: Step
     target: Target | None
     search: Mode
     residual: bool
     step_given: bool
+    search_given: bool
 
     @classmethod
     def of(
@@ -46,7 +47,7 @@ class Goal:
         target = Target("nmse", nmse) if nmse is not None else Target("bits", bits) if bits is not None else None
         mode: Mode = search or ("none" if target is None else "pursuit")  # type: ignore[assignment]
         wanted = Step.parse(DEFAULT_STEP if step is None else step)
-        return cls(wanted, target, mode, residual, step is not None)
+        return cls(wanted, target, mode, residual, step is not None, search is not None)
 
     @property
     def plain(self) -> bool:
