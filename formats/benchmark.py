@@ -140,7 +140,9 @@ def bench_sae(rows: Rows, sae: SAE, modes: Sequence[str], targets: Sequence[floa
                 point = _measure_sae(rows, sae, mode, goal)
             except TargetError as error:
                 log(f"{sae.name}, {mode}: {error}")
-                break  # finer ones are out of reach too
+                if points:
+                    break  # finer ones are out of reach too
+                continue
             points.append(point)
             log(_line(point))
         yield Curve(f"{sae.name}, {mode}", True, tuple(points))

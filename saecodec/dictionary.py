@@ -5,6 +5,7 @@ B rows of a batch, C candidates per row.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -41,6 +42,11 @@ class Dictionary:
     def __init__(self, sae: SAE) -> None:
         self._sae = sae
         self.norms = torch.from_numpy(sae.norms).to(sae.device, torch.float32)
+        with (
+            warnings.catch_warnings()
+        ):  # torch says once a process that these are in beta: now, before there are threads
+            warnings.simplefilter("ignore", UserWarning)
+            torch.zeros(1, 1).to_sparse_csr()
 
     @cached_property
     def directions(self) -> Tensor:
@@ -65,15 +71,23 @@ class Dictionary:
         """What is known of `latents`, int64 (B, C) with -1 for none, about the rows x, float32 (B, d)."""
         there = latents >= 0
         latents = latents.clamp(min=0)
-        u = x - self._sae.b_dec
+        correlation = self._correlation(x - self._sae.b_dec, latents).masked_fill(~there, 0)
         n_rows, n = latents.shape
         if self._gram is not None:
-            correlation = (u @ self.directions.T).gather(1, latents)
-            gram, at, column = self._gram, latents * self._sae.n_latents, latents
-        else:
-            chosen = self.directions.index_select(0, latents.reshape(-1)).view(n_rows, n, -1)
-            correlation = torch.bmm(chosen, u[:, :, None])[:, :, 0]
-            gram = torch.bmm(chosen, chosen.transpose(1, 2)).reshape(-1)
-            column = torch.arange(n, device=x.device).expand(n_rows, n)
-            at = torch.arange(n_rows * n, device=x.device).view(n_rows, n) * n
-        return Candidates(latents, there, correlation.masked_fill(~there, 0), gram, at, column)
+            return Candidates(latents, there, correlation, self._gram, latents * self._sae.n_latents, latents)
+        chosen = self.directions.index_select(0, latents.reshape(-1)).view(n_rows, n, x.shape[1])
+        gram = torch.bmm(chosen, chosen.transpose(1, 2)).reshape(-1)
+        column = torch.arange(n, device=x.device).expand(n_rows, n)
+        at = torch.arange(n_rows * n, device=x.device).view(n_rows, n) * n
+        return Candidates(latents, there, correlation, gram, at, column)
+
+    def _correlation(self, u: Tensor, latents: Tensor) -> Tensor:
+        """Inner products of rows u, float32 (B, d), with the unit directions of their latents (B, C)."""
+        if u.device.type != "cpu":
+            return (u @ self.directions.T).gather(1, latents)
+        # Only the products that are asked for: a tenth of the time of all of them.
+        n_rows, n = latents.shape
+        starts, values = torch.arange(n_rows + 1) * n, torch.zeros(n_rows * n)
+        shape = (n_rows, self._sae.n_latents)
+        wanted = torch.sparse_csr_tensor(starts, latents.reshape(-1), values, shape, check_invariants=False)
+        return torch.sparse.sampled_addmm(wanted, u, self.directions.T, beta=0.0).values().view(n_rows, n)

@@ -109,10 +109,13 @@ def factorize(candidates: Candidates) -> Selection:
     """The support of all candidates, in their order: those that are there come first in each row."""
     n_rows, n = candidates.latents.shape
     place = torch.arange(n, device=candidates.latents.device).expand(n_rows, n)
-    gram = candidates.gram.take(candidates.at[:, :, None] + candidates.column[:, None, :])
     there = candidates.there
-    gram = gram * (there[:, :, None] & there[:, None, :])
-    gram.diagonal(dim1=1, dim2=2).copy_(torch.where(there, gram.diagonal(dim1=1, dim2=2), 1.0) + _RIDGE)
+    row, column = torch.tril_indices(n, n, -1, device=place.device)  # all that Cholesky looks at, and the diagonal
+    below = candidates.gram.take(candidates.at[:, row] + candidates.column[:, column])
+    gram = torch.zeros(n_rows, n * n, device=place.device)
+    gram.index_copy_(1, row * n + column, below.masked_fill_(~(there[:, row] & there[:, column]), 0))
+    gram = gram.view(n_rows, n, n)
+    gram.diagonal(dim1=1, dim2=2).fill_(1 + _RIDGE)
     factor = torch.linalg.cholesky(gram)
     target = torch.linalg.solve_triangular(factor, candidates.correlation[:, :, None], upper=False)[:, :, 0]
     return Selection(torch.where(there, place, -1), factor, target)

@@ -34,6 +34,8 @@ _STEPS: Final = (0.02, 40.0)  # rms: finer gains nothing, coarser leaves nothing
 _RESIDUAL_BASE: Final = 0.6  # rms: about the best base step under a residual layer, at any target
 _RESIDUAL_STEPS: Final = (1e-3, 16.0)  # rms of a component of what the base layer leaves
 _SLOPES: Final = (1e-4, 30.0)
+_STALE: Final = 0.004  # a bracket this narrow (in logarithm) that holds no solution is not one
+_MOVES: Final = (0.03, 2.0)  # least and largest step of the search for a bracket, in logarithm
 _SPLIT: Final = 2**0.5
 _MAX_SPLITS: Final = 4
 _ROUNDS: Final = 3  # of search and tables in turn, until codes and tables agree
@@ -276,7 +278,7 @@ def solve(
     *,
     rising: bool,
 ) -> Solution[Result]:
-    """Where a monotone, positive, somewhat noisy measure takes a value: bracketing, then regula falsi, in logarithms.
+    """Where a monotone, positive, somewhat noisy measure takes a value: a bracket, then the Illinois algorithm, in logs.
 
     measure: of a positive number; also returns what is kept of the best one. rising: whether it grows with it.
     """
@@ -284,6 +286,7 @@ def solve(
     at = min(max(math.log(start), low), high)
     below: tuple[float, float] | None = None  # (place, log ratio < 0), the nearest on this side
     above: tuple[float, float] | None = None
+    before: tuple[float, float] | None = None
     best: tuple[float, float, Any] | None = None
     for _ in range(_MAX_TRIALS):
         value, result = measure(math.exp(at))
@@ -292,18 +295,27 @@ def solve(
             best = (abs(ratio), at, result)
         if abs(ratio) < _SOLVED:
             break
+        # The Illinois algorithm: a side that stays twice counts for half, so that the bracket closes from both sides.
         if ratio < 0:
+            above = above and (above[0], above[1] / (2 if before is not None and before[1] < 0 else 1))
             below = (at, ratio)
         else:
+            below = below and (below[0], below[1] / (2 if before is not None and before[1] >= 0 else 1))
             above = (at, ratio)
+        if below is not None and above is not None and above[0] - below[0] < _STALE:
+            # The measure depends a little on what was tried before: the older side no longer holds.
+            below, above = (below, None) if ratio < 0 else (None, above)
         if below is not None and above is not None:
             share = min(max(below[1] / (below[1] - above[1]), 0.1), 0.9)
             following = below[0] + share * (above[0] - below[0])
         else:
-            move = min(max(-ratio, -math.log(4)), math.log(4))
-            following = min(max(at + (move if abs(move) > 0.1 else math.copysign(0.1, move)), low), high)
-        if abs(following - at) < 1e-6:
+            move = -ratio
+            if before is not None and before[0] != at and (slope := (ratio - before[1]) / (at - before[0])) > 0:
+                move /= slope  # beyond a bracket, along the line through the last two
+            move = math.copysign(min(max(1.2 * abs(move), _MOVES[0]), _MOVES[1]), move)
+            following = min(max(at + move, low), high)
+        if following == at:
             break
-        at = following
+        before, at = (at, ratio), following
     assert best is not None
-    return Solution(math.exp(best[1]), best[2], best[0] <= TOLERANCE / 2)
+    return Solution(math.exp(best[1]), best[2], best[0] <= TOLERANCE)

@@ -29,7 +29,7 @@ Mode = Literal["none", "refit", "pursuit"]
 MODES: Final = ("none", "refit", "pursuit")
 _MIN_CANDIDATES: Final = 64
 _CANDIDATES_PER_ACTIVE: Final = 1.5
-_PADDING_PARTS: Final = 4
+_PADDING_PARTS: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
