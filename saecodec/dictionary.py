@@ -90,4 +90,5 @@ class Dictionary:
         starts, values = torch.arange(n_rows + 1) * n, torch.zeros(n_rows * n)
         shape = (n_rows, self._sae.n_latents)
         wanted = torch.sparse_csr_tensor(starts, latents.reshape(-1), values, shape, check_invariants=False)
-        return torch.sparse.sampled_addmm(wanted, u, self.directions.T, beta=0.0).values().view(n_rows, n)
+        products: Tensor = torch.sparse.sampled_addmm(wanted, u, self.directions.T, beta=0.0).values()
+        return products.view(n_rows, n)

@@ -278,7 +278,7 @@ def solve(
     *,
     rising: bool,
 ) -> Solution[Result]:
-    """Where a monotone, positive, somewhat noisy measure takes a value: a bracket, then the Illinois algorithm, in logs.
+    """Where a monotone, positive, somewhat noisy measure takes a value: bracketed, then by the Illinois algorithm.
 
     measure: of a positive number; also returns what is kept of the best one. rising: whether it grows with it.
     """

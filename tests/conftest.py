@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saecodec.codes import Codes
+from saecodec.formats.checkpoints import load_sae
 from saecodec.latents import LatentCodec
 from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
 from saecodec.sae import SAE, Encoder
@@ -176,6 +179,25 @@ def _exact_rows(n_rows: int, *, seed: int = 0) -> NDArray[np.float32]:
 def exact_rows() -> Callable[..., NDArray[np.float32]]:
     """(n_rows, *, seed) -> rows on which the tiny SAEs compute exactly."""
     return _exact_rows
+
+
+RealData = tuple[SAE, NDArray[np.float16]]
+"""A trained SAE, and rows that it is for."""
+
+
+@pytest.fixture(scope="session")
+def minilm() -> RealData:
+    """The bundled SAE (F = 1536) and its 2,048 rows (d = 384)."""
+    folder = Path(str(files("saecodec") / "bundled"))
+    return load_sae(folder / "minilm_l3_sae", "cpu"), np.load(folder / "minilm_l3_rows.npy")
+
+
+@pytest.fixture(scope="session")
+def mnist() -> RealData:
+    """An SAE of digits (F = 64) and 1,024 rows (d = 784) without order in time."""
+    folder = Path(__file__).parent / "fixtures" / "mnist"
+    pixels = np.load(folder / "rows.npz")["pixels"]
+    return load_sae(folder / "sae", "cpu"), (pixels / 255).astype(np.float16)
 
 
 @pytest.fixture
