@@ -34,6 +34,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
     metavar="FILE",
     help="Rows to fit everything on. Default: the first half of INPUT, the second half being measured.",
 )
+@click.option("--calibration-key", metavar="NAME", help="Array to read from a calibration file that holds several.")
 @click.option(
     "--modes",
     default="none,refit,pursuit,none+residual,refit+residual,pursuit+residual",
@@ -76,6 +77,7 @@ def bench(
     input: str,
     saes: tuple[str, ...],
     calibration: str | None,
+    calibration_key: str | None,
     modes: str,
     peers: str | None,
     targets: tuple[float, ...],
@@ -121,7 +123,9 @@ def bench(
         check_output_path(path, force=force)
         check_plot_path(path)
     source = open_array(input, key)
-    rows, shared = Rows.read(source, open_array(calibration, None) if calibration else None, max_rows, calibration_rows)
+    rows, shared = Rows.read(
+        source, open_array(calibration, calibration_key) if calibration else None, max_rows, calibration_rows
+    )
 
     def log(line: str) -> None:
         click.echo(line, err=True)

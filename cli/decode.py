@@ -22,7 +22,7 @@ from saecodec.cli.options import RowRange, codec_option, device_option, force_op
     type=click.Choice(["float16", "bfloat16", "float32", "float64"]),
     help="Of the output; default: that of the input that was encoded.",
 )
-@click.option("--base-only", is_flag=True, help="Without the residual layer, of which nothing is read.")
+@click.option("--base-only", is_flag=True, help="Without the residual layer.")
 @device_option
 @force_option
 def decode(

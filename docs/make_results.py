@@ -35,9 +35,10 @@ from saecodec.formats.decoding import decode_file
 from saecodec.formats.encoding import encode_array, fit_array
 from saecodec.formats.measuring import measure_array
 from saecodec.goal import Goal
-from saecodec.rate_control import Sample, Trial, Trials, solve
+from saecodec.rate_control import Sample, Trial, Trials
 from saecodec.row_coder import RowCoder
 from saecodec.search import Search
+from saecodec.solver import solve
 
 REFERENCE = "minilm_l3_batchtopk_3072_k32"
 ROUNDS = 9

@@ -90,8 +90,7 @@ class Rows:
         """
         if calibration is None:
             half = source.n_rows // 2
-            rows = _head(source, half + max_rows)
-            result = cls(rows[:half][:max_calibration], rows[half : half + max_rows])
+            result = cls(_part(source, 0, min(half, max_calibration)), _part(source, half, half + max_rows))
         else:
             if os.path.exists(source.path) and os.path.samefile(source.path, calibration.path):
                 raise InputError(
@@ -101,7 +100,7 @@ class Rows:
                 raise InputError(
                     f"{calibration.path}: rows of {calibration.width} values, but {source.path} has {source.width}"
                 )
-            result = cls(_head(calibration, max_calibration), _head(source, max_rows))
+            result = cls(_part(calibration, 0, max_calibration), _part(source, 0, max_rows))
         if not len(result.calibration) or not len(result.test):
             raise InputError(f"{source.path}: {source.n_rows} rows are too few to calibrate on and to measure")
         seen = {row.tobytes() for row in result.calibration}
@@ -114,15 +113,17 @@ class Rows:
         return result, shared
 
 
-def _head(source: ArraySource, n_rows: int) -> NDArray[np.float32]:
-    parts, held = [np.zeros((0, source.width), np.float32)], 0
+def _part(source: ArraySource, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows start:stop; InputError names the first of them that is not finite."""
+    parts, at = [np.zeros((0, source.width), np.float32)], 0
     for x in source.batches(DEFAULT_CHUNK_ROWS):
-        if not np.isfinite(x).all():
-            bad = held + int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
+        part = x[max(start - at, 0) : max(stop - at, 0)]
+        if not np.isfinite(part).all():
+            bad = max(start, at) + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
             raise InputError(f"{source.path}: row {bad} holds NaN or infinity: drop or repair such rows")
-        parts.append(x[: n_rows - held])
-        held += len(parts[-1])
-        if held >= n_rows:
+        parts.append(part.copy())
+        at += len(x)
+        if at >= stop:
             break
     return np.concatenate(parts)
 

@@ -31,7 +31,7 @@ def decode_file(
     """Decode into an array file (`.npy`, `.npz`, `.safetensors`, `.pt`) and return its shape.
 
     rows: start and stop over flattened rows, which gives a 2-D array; None is all rows in the shape that was encoded.
-    dtype: of the output, by default the input's. base_only: without the residual layer, of which nothing is read.
+    dtype: of the output, by default the input's. base_only: without the residual layer, whose chunks are not read.
     Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
     """
     start, stop = rows if rows is not None else (0, file.n_rows)

@@ -22,7 +22,7 @@ from saecodec.formats.array_source import ArraySource
 from saecodec.formats.atomic import atomic_output
 from saecodec.formats.header import check_user
 from saecodec.formats.saec_writer import SaecWriter
-from saecodec.formats.spool import code_spool, feature_spool, level_spool
+from saecodec.formats.spool import Spool, code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
@@ -56,6 +56,10 @@ class _FileStores(ExitStack):
     def levels(self) -> Store[NDArray[np.int32]]:
         return self.enter_context(level_spool())
 
+    def discard(self, store: object) -> None:
+        if isinstance(store, Spool):
+            store.close()
+
 
 def fit_array(
     source: ArraySource,
@@ -78,7 +82,7 @@ def fit_array(
         steering = Steering(
             sae, _rows(source, chunk_rows), source.n_rows, goal, chunk_rows=chunk_rows, stores=stores, progress=progress
         )
-        return steering.fit(verify=verify).codec
+        return steering.fit(verify=verify, recode=True).codec
 
 
 def encode_array(
@@ -128,8 +132,8 @@ def encode_array(
             file, codec, shape=shape, dtype=source.dtype, chunk_rows=chunk_rows, embed=embed or "none", user=user
         )
 
-    overhead = _Overhead(lambda file, codec: writer_of(file, codec, (0, source.width)).finish(), embed)
-    overhead.chunks = -(-source.n_rows // chunk_rows)
+    n_chunks = -(-source.n_rows // chunk_rows)
+    overhead = _Overhead(lambda file, codec: writer_of(file, codec, (0, source.width)).finish(), embed, n_chunks)
     with _FileStores() as stores, _named(source):
         file = stores.enter_context(atomic_output(path, force=force))
         reached, slope = None, DEFAULT_SLOPE
@@ -159,16 +163,16 @@ def encode_array(
                 done += layers.n_rows
                 progress("encode", done, source.n_rows)
         writer.finish()
+        if goal.target is not None and goal.target.kind == "bits":
+            reached = 8 * file.tell() / max(source.n_rows, 1)
     return EncodeReport(goal, reached, slope, time.perf_counter() - started)
 
 
 class _Overhead:
     """Bytes of a `.saec` file beside its chunks, for a codec: the tables' are its own, the rest is the same for all."""
 
-    chunks = 0
-
-    def __init__(self, write_empty: Callable[[io.BytesIO, Codec], None], embed: str) -> None:
-        self._write_empty, self._embed = write_empty, embed
+    def __init__(self, write_empty: Callable[[io.BytesIO, Codec], None], embed: str, n_chunks: int) -> None:
+        self._write_empty, self._embed, self._n_chunks = write_empty, embed, n_chunks
         self._rest: int | None = None
 
     def __call__(self, codec: Codec) -> float:
@@ -177,7 +181,7 @@ class _Overhead:
             file = io.BytesIO()
             self._write_empty(file, codec)
             self._rest = len(file.getvalue()) - tables
-        return tables + self._rest + _INDEX_BYTES * self.chunks
+        return tables + self._rest + _INDEX_BYTES * self._n_chunks
 
 
 def _goal_with(codec: Codec | None, goal: Goal | None) -> Goal:

@@ -62,6 +62,10 @@ class Spool(Generic[Chunk]):
             at = self._file.tell()
             yield self._make(*parts)
 
+    def close(self) -> None:
+        """Free the file."""
+        self._file.close()
+
     def __enter__(self) -> Spool[Chunk]:
         return self
 

@@ -81,7 +81,9 @@ class Codec:
         def chunks() -> Iterator[NDArray[np.float32]]:
             return (rows[i : i + chunk_rows] for i in range(0, len(rows), chunk_rows))
 
-        return Steering(sae, chunks, len(rows), goal, chunk_rows=chunk_rows, stores=MemoryStores()).fit().codec
+        return (
+            Steering(sae, chunks, len(rows), goal, chunk_rows=chunk_rows, stores=MemoryStores()).fit(recode=True).codec
+        )
 
     def __repr__(self) -> str:
         sae = self.sae if self.sae is not None else f"SAE {self.info.get('sae', '?')!r}, not at hand"

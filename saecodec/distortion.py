@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
+
+_ROUNDING: Final = 1e-12  # of the energy
 
 
 class Distortion:
@@ -53,8 +57,9 @@ class Distortion:
 
     @property
     def variance(self) -> float:
-        """sum |x - mean(x)|^2."""
-        return max(self._square - float(self._sum @ self._sum) / max(self.n_rows, 1), 0.0)
+        """sum |x - mean(x)|^2; 0 where that is the rounding of rows that are all alike."""
+        found = self._square - float(self._sum @ self._sum) / max(self.n_rows, 1)
+        return found if found > _ROUNDING * self.energy else 0.0
 
     @property
     def nmse(self) -> float | None:

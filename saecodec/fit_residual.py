@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
@@ -44,31 +45,43 @@ class ResidualMoments:
         self._blocks = [slice(a, b) for a, b in pairwise(edges)]
         self._outer = [np.zeros((b.stop - b.start,) * 2) for b in self._blocks]
         self._sum = np.zeros(width)
+        self._pivot: NDArray[np.float32] | None = None
         self.n_rows = 0
 
     def add(self, residual: NDArray[np.float32]) -> None:
         """Add residuals, float32 (T, d)."""
+        if not len(residual):
+            return
+        if self._pivot is None:
+            self._pivot = residual.mean(0)
+        residual = residual - self._pivot  # near the mean, so that the products do not cancel
         self.n_rows += len(residual)
         self._sum += residual.sum(0, dtype=np.float64)
         for block, outer in zip(self._blocks, self._outer, strict=True):
             part = residual[:, block]
             outer += part.T @ part  # float32 products of a chunk: a basis needs no more
 
+    @cached_property
+    def _components(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Variances, falling, and components in rows, of each block, once all residuals were added."""
+        mean, out = self._sum / max(self.n_rows, 1), []
+        for block, outer in zip(self._blocks, self._outer, strict=True):
+            variance, vectors = np.linalg.eigh(outer / max(self.n_rows, 1) - np.outer(mean[block], mean[block]))
+            out.append((variance[::-1], vectors.T[::-1]))
+        return out
+
     def layer(self, step: float) -> ResidualLayer:
         """The layer of these residuals at `step`, its tables still uniform: components by falling variance."""
-        n = max(self.n_rows, 1)
-        mean = self._sum / n
         unit = 1 / (_BASIS_STEPS * np.sqrt(max(outer.shape[0] for outer in self._outer)))
         blocks = []
-        for block, outer in zip(self._blocks, self._outer, strict=True):
-            covariance = outer / n - np.outer(mean[block], mean[block])
-            variance, vectors = np.linalg.eigh(covariance)
-            live = np.flatnonzero(variance > (_DEAD * step) ** 2)[::-1]
-            entries = np.clip(np.rint(vectors[:, live].T / unit), -MAX_ENTRY, MAX_ENTRY)
+        for variance, vectors in self._components:
+            live = variance > (_DEAD * step) ** 2
+            entries = np.clip(np.rint(vectors[live] / unit), -MAX_ENTRY, MAX_ENTRY)
             blocks.append(Block(entries.astype(np.int64)))
         if not sum(len(block.vectors) for block in blocks):  # a layer has a component, if only to say zero
             blocks[0] = Block(np.zeros((1, blocks[0].vectors.shape[1]), np.int64))
         n_components = sum(len(block.vectors) for block in blocks)
+        mean = self._sum / max(self.n_rows, 1) + (0 if self._pivot is None else self._pivot)
         centre = np.clip(np.rint(mean / step * MEAN_UNIT), -MAX_LEVEL, MAX_LEVEL).astype(np.int64)
         tables = TableSet(np.zeros(n_components, np.int64), np.zeros((1, 2), np.int64), 0)
         return ResidualLayer(step, unit, tuple(blocks), centre, tables, np.zeros((1, CENTROID_LEVELS), np.int64))
@@ -104,6 +117,14 @@ class ResidualStatistics:
         return replace(self._layer, tables=tables, centroids=self._centroids.centroids(classes, n_classes))
 
 
+def moments_of(residuals: Iterator[NDArray[np.float32]], width: int) -> ResidualMoments:
+    """The moments of residuals, float32 (n, d) a chunk."""
+    moments = ResidualMoments(width)
+    for residual in residuals:
+        moments.add(residual)
+    return moments
+
+
 def dead_zone_levels(coordinates: NDArray[np.float32]) -> NDArray[np.int32]:
     """Levels of coordinates (T, M), in steps, with a fixed dead zone: for a layer without tables."""
     return _checked(np.copysign(np.floor(np.abs(coordinates) + _ROUNDING), coordinates))
@@ -122,7 +143,9 @@ def choose_levels(layer: ResidualLayer, coordinates: NDArray[np.float32], slope:
     best = np.full(size.shape, np.inf, np.float32)
     level = np.zeros(size.shape, np.float32)
     for option in (nearest, np.maximum(nearest - 1, 0), np.zeros_like(nearest)):
-        symbol = np.minimum(2 * option, _COST_VALUES - 1).astype(np.int64)  # of the negative level: signs cost alike
+        symbol = np.minimum(2 * option, _COST_VALUES - 1).astype(
+            np.int64
+        )  # of the positive level: signs cost about alike
         cost = (size - option) ** 2 + flat[row + symbol]
         better = cost < best
         best, level = np.where(better, cost, best), np.where(better, option, level)
@@ -135,14 +158,15 @@ def fit_layer(
     step: float,
     slope: float,
     store: Store[NDArray[np.int32]],
+    moments: ResidualMoments | None = None,
 ) -> ResidualLayer:
     """The layer of residuals, float32 (n, d) a chunk; their levels go to `store`, chunk by chunk.
 
-    residuals: every call gives them from the start; it is called four times. slope: see `choose_levels`.
+    residuals: every call gives them from the start; it is called up to four times. slope: see `choose_levels`. moments:
+    of the residuals, where they are at hand.
     """
-    moments = ResidualMoments(width)
-    for residual in residuals():
-        moments.add(residual)
+    if moments is None:
+        moments = moments_of(residuals(), width)
     layer = moments.layer(step)
     # Levels go by tables and tables by levels: first tables come from a dead zone, on some of the rows.
     for searched in (False, True):

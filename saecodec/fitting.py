@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,7 @@ def fit_features(sae: SAE, chunks: Iterable[Features], step: Step, store: Store[
     base = _BaseFit(sae, absolute, store)
     for features in chunks:
         base.add(quantize(features, sae.norms, absolute, base.centroids))
-    return base.codec("none")
+    return base.codec({})
 
 
 def fit_searched(search: Search, rows: Rows, start: Codec, point: Point, store: Store[Codes]) -> Codec:
@@ -62,7 +63,7 @@ def fit_searched(search: Search, rows: Rows, start: Codec, point: Point, store: 
         base.centroids.add(found.codes.latents, size, found.exact - size)
         base.add(found.codes)
         first += len(x)
-    return base.codec(search.mode)
+    return base.codec({"search": search.mode, "active": float(search.active)})
 
 
 def fit_residual(
@@ -113,12 +114,12 @@ class _BaseFit:
         self._store.append(codes)
         self._n_rows += codes.n_rows
 
-    def codec(self, search: str) -> Codec:
-        """The codec of all chunks."""
+    def codec(self, told: dict[str, Any]) -> Codec:
+        """The codec of all chunks; `told` goes into its info."""
         sae = self._sae
         prior = fit_factorized(self._store, self._statistics, signed=sae.signed)
         centroids = self.centroids.centroids(prior.level_class, prior.n_level_classes)
         facts = {"sae": sae.name, "architecture": sae.architecture, "fit_rows": self._n_rows}
-        facts |= {"sae_id": sae.sae_id or ""} | ({"search": search} if search != "none" else {})
+        facts |= {"sae_id": sae.sae_id or ""} | told
         quantizer = Quantizer(self._step, centroids, prior.level_class)
         return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,28 +19,24 @@ from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import TargetError
-from saecodec.fitting import Point, activity, fit_features, fit_residual, fit_searched, joined
+from saecodec.fit_residual import RESIDUAL_SLOPE, ResidualMoments, fit_layer, moments_of
+from saecodec.fitting import Point, activity, fit_features, fit_searched, joined
 from saecodec.layers import Layers
 from saecodec.quantizer import Step
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
 from saecodec.search import Mode, Search
+from saecodec.solver import SOLVED, Solution, solve
 
-TOLERANCE: Final = 0.01
-_SOLVED: Final = 0.002
-_MAX_TRIALS: Final = 14
 _FIRST_STEP: Final = 0.8  # rms
 _STEPS: Final = (0.02, 40.0)  # rms: finer gains nothing, coarser leaves nothing
 _RESIDUAL_BASE: Final = 0.6  # rms: about the best base step under a residual layer, at any target
 _RESIDUAL_STEPS: Final = (1e-3, 16.0)  # rms of a component of what the base layer leaves
 _SLOPES: Final = (1e-4, 30.0)
-_STALE: Final = 0.004  # a bracket this narrow (in logarithm) that holds no solution is not one
-_MOVES: Final = (0.03, 2.0)  # least and largest step of the search for a bracket, in logarithm
 _SPLIT: Final = 2**0.5
 _MAX_SPLITS: Final = 4
+_NEAR: Final = 1.5  # of the target: a base layer that comes this near at a tried step may meet it at a finer one
 _ROUNDS: Final = 3  # of search and tables in turn, until codes and tables agree
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,7 @@ class Trials:
         self.rms = rms or math.sqrt(sample.variance) or 1.0
         self._search = None if search == "none" else Search(sae, search, self.active)
         self._mode = search
+        self._left: tuple[Codec, list[NDArray[np.float32]], ResidualMoments] | None = None  # by the last base layer
 
     def base(self, point: Point, start: Codec | None, rounds: int = 1) -> tuple[Codec, list[Codes]]:
         """The base layer at a point. start: a codec fitted near it, where there is one."""
@@ -133,7 +130,14 @@ class Trials:
     def with_residual(self, point: Point, codec: Codec, codes: list[Codes]) -> Trial:
         """A base layer with a residual layer on top."""
         levels: list[NDArray[np.int32]] = []
-        both = fit_residual(codec, lambda: iter(self._parts), point, codes, levels)
+        if self._left is None or self._left[0] is not codec:
+            residuals = [x - codec.reconstruct(part) for x, part in zip(self._parts, codes, strict=True)]
+            self._left = (codec, residuals, moments_of(iter(residuals), self.sae.width))
+        _, residuals, moments = self._left
+        assert point.residual_step is not None
+        slope = RESIDUAL_SLOPE * point.slope
+        layer = fit_layer(lambda: iter(residuals), self.sae.width, point.residual_step, slope, levels, moments)
+        both = replace(codec, residual=layer)
         return self.judge(both, list(joined(codes, levels)))
 
     def coded(self, codec: Codec, slope: float) -> Trial:
@@ -153,7 +157,9 @@ def find_point(trials: Trials, target: Target, *, residual: bool, start: Codec |
         return _split_point(trials, target, start)
     point, trial, met = _base_point(trials, target, start)
     if not met:
-        raise _unreachable(target, trial, f"step {point.step:.3g}", "--residual adds a layer that can")
+        edges = (edge * trials.rms for edge in _STEPS)
+        at_edge = any(math.isclose(point.step, edge, rel_tol=1e-3) for edge in edges)
+        raise _unreachable(target, trial, at_edge, "--residual adds a layer that goes below it")
     return point, trial.codec
 
 
@@ -167,7 +173,8 @@ def find_slope(trials: Trials, target: Target, codec: Codec) -> float:
         rising=target.kind == "nmse",
     )
     if not found.met:
-        raise _unreachable(target, found.result, "this codec", "fit another one (saecodec fit) for this target")
+        at_edge = any(math.isclose(found.at, edge, rel_tol=1e-3) for edge in _SLOPES)
+        raise _unreachable(target, found.result, at_edge, "fit a codec for this target (saecodec fit)")
     return found.at
 
 
@@ -186,7 +193,7 @@ def _base_point(trials: Trials, target: Target, start: Codec | None) -> tuple[Po
     if found.met and start is None:  # codes and tables have come from other steps: let them agree
         again = trials.at(Point(found.at), held, _ROUNDS - 1)
         held = again.codec
-        if target.missed_by(again.of(target.kind)) > _SOLVED:
+        if target.missed_by(again.of(target.kind)) > SOLVED:
             found = solve(measure, target.value, found.at, bounds, rising=target.kind == "nmse")
     return Point(found.at), found.result, found.met
 
@@ -200,14 +207,16 @@ def _split_point(trials: Trials, target: Target, start: Codec | None) -> tuple[P
     held = start
     tried: dict[int, tuple[float, Point, Codec]] = {}
     centre = _RESIDUAL_BASE * trials.rms
+    near = False  # whether the base layer alone may meet the target
 
     def attempt(index: int) -> float:
         """What the best residual layer on the base layer of a step costs."""
-        nonlocal held
+        nonlocal held, near
         if index not in tried:
             point = Point(centre * _SPLIT**index)
             held, codes = trials.base(point, held, _ROUNDS if held is None else 2)
             alone = trials.judge(held, list(joined(codes, None)))
+            near = near or target.kind == "bits" or alone.nmse < _NEAR * target.value
             enough = alone.nmse <= target.value if target.kind == "nmse" else alone.bits >= target.value
             tried[index] = (math.inf, point, held)
             if not enough:
@@ -223,12 +232,13 @@ def _split_point(trials: Trials, target: Target, start: Codec | None) -> tuple[P
             break
         best = beyond
     cost, point, codec = tried[best]
-    if math.isfinite(cost):
-        return point, codec
-    point, trial, met = _base_point(trials, target, held)
-    if not met:
-        raise _unreachable(target, trial, f"step {point.step:.3g}", "give a step for both layers")
-    return point, trial.codec
+    if near or math.isinf(cost):
+        plain, trial, met = _base_point(trials, target, held)
+        if met and trial.of(rival) <= cost:
+            return plain, trial.codec
+        if math.isinf(cost):
+            raise _unreachable(target, trial, False, "more rows would share the tables' bits")
+    return point, codec
 
 
 def _residual_point(trials: Trials, target: Target, point: Point, alone: Trial, codes: list[Codes]) -> Solution[Trial]:
@@ -247,75 +257,14 @@ def _of(trial: Trial, kind: str) -> tuple[float, Trial]:
     return trial.of(kind), trial
 
 
-def _unreachable(target: Target, trial: Trial, where: str, way_out: str) -> TargetError:
+def _unreachable(target: Target, trial: Trial, at_edge: bool, way_out: str) -> TargetError:
+    """at_edge: whether `trial` is at an end of what was tried, so that it is a floor."""
     reached = f"NMSE {trial.nmse:.4g} at {trial.bits:.4g} bits per row"
-    if (target.kind == "nmse") == (trial.of(target.kind) < target.value):
-        return TargetError(
-            f"{target} is out of reach: the fewest bits this can spend give {reached} ({where}); ask for less error or "
-            "more bits than that"
-        )
-    floor = "the floor of this SAE" if target.kind == "nmse" else "the most this can spend"
-    return TargetError(
-        f"{target} is out of reach: {floor} is {reached} ({where}); ask for a target above it, take an "
-        f"SAE with a lower floor, or: {way_out}"
-    )
-
-
-@dataclass(frozen=True)
-class Solution(Generic[Result]):
-    """Where a measure came nearest to what was wanted, what came with it there, and whether it met it."""
-
-    at: float
-    result: Result
-    met: bool
-
-
-def solve(
-    measure: Callable[[float], tuple[float, Result]],
-    wanted: float,
-    start: float,
-    bounds: tuple[float, float],
-    *,
-    rising: bool,
-) -> Solution[Result]:
-    """Where a monotone, positive, somewhat noisy measure takes a value: bracketed, then by the Illinois algorithm.
-
-    measure: of a positive number; also returns what is kept of the best one. rising: whether it grows with it.
-    """
-    low, high = (math.log(bound) for bound in bounds)
-    at = min(max(math.log(start), low), high)
-    below: tuple[float, float] | None = None  # (place, log ratio < 0), the nearest on this side
-    above: tuple[float, float] | None = None
-    before: tuple[float, float] | None = None
-    best: tuple[float, float, Any] | None = None
-    for _ in range(_MAX_TRIALS):
-        value, result = measure(math.exp(at))
-        ratio = math.log(max(value, 1e-30) / wanted) * (1 if rising else -1)
-        if best is None or abs(ratio) < best[0]:
-            best = (abs(ratio), at, result)
-        if abs(ratio) < _SOLVED:
-            break
-        # The Illinois algorithm: a side that stays twice counts for half, so that the bracket closes from both sides.
-        if ratio < 0:
-            above = above and (above[0], above[1] / (2 if before is not None and before[1] < 0 else 1))
-            below = (at, ratio)
-        else:
-            below = below and (below[0], below[1] / (2 if before is not None and before[1] >= 0 else 1))
-            above = (at, ratio)
-        if below is not None and above is not None and above[0] - below[0] < _STALE:
-            # The measure depends a little on what was tried before: the older side no longer holds.
-            below, above = (below, None) if ratio < 0 else (None, above)
-        if below is not None and above is not None:
-            share = min(max(below[1] / (below[1] - above[1]), 0.1), 0.9)
-            following = below[0] + share * (above[0] - below[0])
-        else:
-            move = -ratio
-            if before is not None and before[0] != at and (slope := (ratio - before[1]) / (at - before[0])) > 0:
-                move /= slope  # beyond a bracket, along the line through the last two
-            move = math.copysign(min(max(1.2 * abs(move), _MOVES[0]), _MOVES[1]), move)
-            following = min(max(at + move, low), high)
-        if following == at:
-            break
-        before, at = (at, ratio), following
-    assert best is not None
-    return Solution(math.exp(best[1]), best[2], best[0] <= TOLERANCE)
+    finer = trial.of(target.kind) > target.value if target.kind == "nmse" else trial.of(target.kind) < target.value
+    if not at_edge:
+        found = f"is not met on these rows: the nearest that was found is {reached}; ask for that, or give a step"
+    elif finer:
+        found = f"is out of reach: the floor is {reached}; take an SAE with a lower floor, or: {way_out}"
+    else:
+        found = f"is out of reach: the fewest bits give {reached}; ask for less error, or more bits, than that"
+    return TargetError(f"{target} {found}")

@@ -33,7 +33,7 @@ MEAN_UNIT: Final = 16
 """The mean residual is stored in units of step / 16."""
 MAX_CELLS: Final = 1 << 26  # T x M of a chunk
 MAX_ENTRY: Final = 1 << 15  # of the basis
-MAX_BASIS: Final = 1 << 27
+MAX_BASIS: Final = 1 << 25
 _MAX_WIDTH: Final = 1 << 24
 
 
@@ -75,7 +75,9 @@ class ResidualLayer:
     def coordinates(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
         """Coordinates of residuals (T, d), in steps: float32 (T, M)."""
         centred = residual - self._mean
-        parts = [centred[:, values] @ basis.T for values, basis in self._basis]
+        parts = [
+            centred[:, values] @ analysis for (values, _), analysis in zip(self._basis, self._analysis, strict=True)
+        ]
         return np.asarray(np.concatenate(parts, axis=1) / np.float32(self.step), np.float32)
 
     def rows(self, levels: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -108,6 +110,11 @@ class ResidualLayer:
                 out.append((slice(at, at + width), (block.vectors * self.unit).astype(np.float32).reshape(n, width)))
             at += width
         return out
+
+    @cached_property
+    def _analysis(self) -> list[NDArray[np.float32]]:
+        """Pseudo-inverse of each block's basis, whose integers are only nearly orthonormal: (w, m)."""
+        return [np.linalg.pinv(basis.astype(np.float64)).astype(np.float32) for _, basis in self._basis]
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 

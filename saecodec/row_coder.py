@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,25 +15,35 @@ from saecodec.fit_residual import RESIDUAL_SLOPE, choose_levels
 from saecodec.layers import Layers
 from saecodec.search import Mode, Search
 
+_FIRST_ROWS: Final = 1024
+
 
 class RowCoder:
     """Codes rows with one codec.
 
     search: "none" takes the SAE's own activations, "refit" and "pursuit" look for codes with fewer bits (`Search`).
     slope: squared error that a bit may cost, in squared steps: easy rows get few latents, hard rows many. With "none"
-    it is of the residual layer alone. active: mean number of active latents of a row, where it is known.
+    it is of the residual layer alone. active: mean number of active latents of a row; by default what the codec was
+    fitted on, or what the first rows have.
     """
 
-    def __init__(self, codec: Codec, search: Mode = "none", slope: float = DEFAULT_SLOPE, active: float = 0.0) -> None:
+    def __init__(
+        self, codec: Codec, search: Mode = "none", slope: float = DEFAULT_SLOPE, active: float | None = None
+    ) -> None:
         if codec.sae is None:
             raise MissingPieceError("coding rows needs the codec's SAE: give it (-s SAE)")
         self.codec, self.slope, self.sae = codec, slope, codec.sae
         self._costs = codec.latents.prior.costs()
-        self._search = None if search == "none" else Search(self.sae, search, active)
+        self._mode: Mode = search
+        self._search: Search | None = None
+        told = codec.info.get("active")
+        self._active = told if active is None and isinstance(told, float) else active
 
     def __call__(self, x: NDArray[np.float32], first_row: int = 0, features: Features | None = None) -> Layers:
         """The layers of rows, float32 (T, d); errors name rows from `first_row` on. features: of x, where at hand."""
-        if self._search is not None:
+        if self._mode != "none":
+            if self._search is None:
+                self._search = Search(self.sae, self._mode, self._activity(x, first_row))
             codes = self._search(x, self.codec.quantizer, self._costs, self.slope, first_row).codes
         else:
             codes = self.codec.quantize_features(self.sae.features(x, first_row) if features is None else features)
@@ -39,3 +51,9 @@ class RowCoder:
             return Layers(codes)
         coordinates = self.codec.residual.coordinates(x - self.codec.reconstruct(codes))
         return Layers(codes, choose_levels(self.codec.residual, coordinates, RESIDUAL_SLOPE * self.slope))
+
+    def _activity(self, x: NDArray[np.float32], first_row: int) -> float:
+        if self._active is not None:
+            return self._active
+        features = self.sae.features(x[:_FIRST_ROWS], first_row)
+        return features.nnz / max(features.n_rows, 1)

@@ -61,7 +61,7 @@ class Search:
     """
 
     def __init__(self, sae: SAE, mode: Mode, active: float = 0.0) -> None:
-        self.sae, self.mode = sae, mode
+        self.sae, self.mode, self.active = sae, mode, active
         self._dictionary = Dictionary(sae)
         wanted = max(_MIN_CANDIDATES, 32 * math.ceil(_CANDIDATES_PER_ACTIVE * active / 32))
         self.n_candidates = min(wanted, sae.n_latents)

@@ -22,11 +22,12 @@ from saecodec.fitting import Point, Rows, fit_features, fit_residual, fit_search
 from saecodec.goal import Goal
 from saecodec.layers import Layers
 from saecodec.quantizer import Step
-from saecodec.rate_control import TOLERANCE, Sample, Target, Trials, find_point, find_slope
+from saecodec.rate_control import Sample, Target, Trials, find_point, find_slope
 from saecodec.residual import MAX_CELLS
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
 from saecodec.search import Search
+from saecodec.solver import TOLERANCE
 from saecodec.store import Store
 
 Progress = Callable[[str, int, int], None]
@@ -34,6 +35,7 @@ Progress = Callable[[str, int, int], None]
 _SAMPLE: Final = (4096, 16384, 8)  # rows: at least, at most, and one in so many in between
 _BLOCK: Final = 128  # neighbouring rows are sampled together: the support's tables see bursts
 _ATTEMPTS: Final = 4
+_GIVEN_UP: Final = 0.05  # more than this above a target is an error; up to it, what was reached is told
 _GOLDEN: Final = 0.618034
 
 
@@ -53,6 +55,9 @@ class Stores(Protocol):
     def levels(self) -> Store[NDArray[np.int32]]:
         """For residual levels."""
 
+    def discard(self, store: object) -> None:
+        """Free a store, or None, that is not needed any more."""
+
 
 class MemoryStores:
     """Stores in memory."""
@@ -68,6 +73,9 @@ class MemoryStores:
     def levels(self) -> Store[NDArray[np.int32]]:
         """A list."""
         return []
+
+    def discard(self, store: object) -> None:
+        """Nothing: who holds the list frees it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +123,14 @@ class Steering:
         self._chunk_rows, self._overhead = chunk_rows, overhead
         self._features: Store[Features] | None = None
 
-    def fit(self, *, verify: bool = True) -> Coded:
+    def fit(self, *, verify: bool = True, recode: bool = False) -> Coded:
         """Fit a codec for the goal, and code all rows with it. TargetError when a target is out of reach.
 
-        verify: hold the target on all rows; else the sample's word is taken for it.
+        verify: hold the target on all rows; else the sample's word is taken for it. recode: hold it on the rows as the
+        fitted codec codes them anew, which is what a codec file is for, instead of on what is in the stores.
         """
         goal = self.goal
-        if goal.plain:
+        if goal.plain or (goal.target is None and not self.n_rows):
             codes = self._stores.codes(self.sae.n_latents)
             return Coded(fit_features(self.sae, self.features(), goal.step, codes), codes, None)
         trials = self._trials()
@@ -138,17 +147,18 @@ class Steering:
 
         if not verify:
             return attempt(goal.target)
-        coded = self._steer(attempt, goal.target)
+        coded = self._steer(attempt, goal.target, self._again if recode else self._reached)
         told = {"target": {goal.target.kind: goal.target.value, "reached": coded.reached}}
         return replace(coded, codec=replace(coded.codec, info={**coded.codec.info, **told}))
 
     def code(self, codec: Codec) -> Coded:
-        """Code all rows with a codec that stays as it is; a target is met by the slope alone."""
+        """Code all rows with a codec that stays as it is; the goal's target is met by the slope alone."""
         target = self.goal.target
-        if target is None:
-            return self._code_at(codec, DEFAULT_SLOPE, 0.0)
+        assert target is not None
         trials = self._trials()
-        return self._steer(lambda aim: self._code_at(codec, find_slope(trials, aim, codec), trials.active), target)
+        return self._steer(
+            lambda aim: self._code_at(codec, find_slope(trials, aim, codec), trials.active), target, self._reached
+        )
 
     def features(self) -> Store[Features]:
         """The feature activations of all rows; the SAE runs once."""
@@ -188,7 +198,7 @@ class Steering:
         rows: Rows = lambda: (x for _, x in self._numbered("residual"))  # noqa: E731
         return Coded(fit_residual(codec, rows, point, codes, levels), codes, levels)
 
-    def _code_at(self, codec: Codec, slope: float, active: float) -> Coded:
+    def _code_at(self, codec: Codec, slope: float, active: float | None) -> Coded:
         coder = RowCoder(codec, self.goal.search, slope, active)
         codes, levels = self._stores.codes(self.sae.n_latents), self._stores.levels()
         for first, x in self._numbered("code"):
@@ -198,9 +208,9 @@ class Steering:
                 levels.append(layers.residual)
         return Coded(codec, codes, levels if codec.residual is not None else None, None, slope)
 
-    def _steer(self, attempt: Callable[[Target], Coded], target: Target) -> Coded:
-        """Aim at the target, and beside it by what the last attempt missed, until it is met."""
-        aim, best = target, None
+    def _steer(self, attempt: Callable[[Target], Coded], target: Target, reach: Callable[[Coded], float]) -> Coded:
+        """Aim at the target, and beside it by what the last attempt missed, until `reach` says that it is met."""
+        aim, best, nearest = target, None, 0.0
         for _ in range(_ATTEMPTS):
             try:
                 coded = attempt(aim)
@@ -208,16 +218,38 @@ class Steering:
                 if best is None:
                     raise
                 break  # the corrected aim is out of reach: keep what came nearest
-            reached = self._reached(coded, target)
-            if best is None or target.missed_by(reached) < target.missed_by(best.reached or 0.0):
-                best = replace(coded, reached=reached)
+            reached = reach(coded)
+            worse: Coded | None = coded
+            if best is None or target.missed_by(reached) < target.missed_by(nearest):
+                best, nearest, worse = coded, reached, best
+            if worse is not None:
+                self._discard(worse)
             if target.missed_by(reached) <= TOLERANCE / 2:
                 break
             aim = Target(target.kind, aim.value * target.value / max(reached, 1e-30))
         assert best is not None
-        return best
+        if nearest > target.value * (1 + _GIVEN_UP):
+            raise TargetError(
+                f"{target} is not met on these rows: the nearest that was found is {nearest:.4g}; ask for that, or "
+                "give a step"
+            )
+        return replace(best, reached=nearest)
 
-    def _reached(self, coded: Coded, target: Target) -> float:
+    def _discard(self, coded: Coded) -> None:
+        self._stores.discard(coded.codes)
+        self._stores.discard(coded.levels)
+
+    def _again(self, coded: Coded) -> float:
+        """What the codec reaches when it codes the rows anew."""
+        active = None if self.goal.search == "none" else coded.codec.info.get("active")
+        again = self._code_at(coded.codec, DEFAULT_SLOPE, active)
+        reached = self._reached(again)
+        self._discard(again)
+        return reached
+
+    def _reached(self, coded: Coded) -> float:
+        target = self.goal.target
+        assert target is not None
         if target.kind == "bits":
             n_bytes = sum(sum(map(len, coded.codec.pack(part))) for part in coded.layers())
             return 8 * (n_bytes + self._overhead(coded.codec)) / max(self.n_rows, 1)
@@ -232,18 +264,25 @@ def draw_sample(rows: Rows, n_rows: int) -> Sample:
     """Blocks of neighbouring rows from all over an array, and the variance of all of it."""
     least, most, share = _SAMPLE
     wanted = min(n_rows, max(least, min(most, n_rows // share)))
+    begins, length = [0], n_rows
+    if wanted < n_rows:
+        # One block in each of so many equal parts of the array, not in step with sequences or chunks.
+        part = n_rows * _BLOCK / wanted
+        index = np.arange(wanted // _BLOCK)
+        begins, length = (index * part + index * _GOLDEN % 1 * (part - _BLOCK)).astype(np.int64).tolist(), _BLOCK
     taken: list[NDArray[np.float32]] = []
     sums: Distortion | None = None
-    for i, x in enumerate(rows()):
+    first = 0
+    for x in rows():
         sums = sums or Distortion(x.shape[1])
         sums.add(x, x)
-        if wanted == n_rows:
-            taken.append(x)
-            continue
-        n_blocks = max(1, round(wanted * len(x) / n_rows / _BLOCK))
-        room = len(x) // n_blocks
-        shift = int(((i + 1) * _GOLDEN % 1) * max(room - _BLOCK, 0))  # not in step with sequences or chunks
-        taken += [x[at : at + _BLOCK] for at in range(shift, len(x), room)][:n_blocks]
+        while begins and begins[0] < first + len(x):
+            begin, stop = begins[0] - first, begins[0] + length - first
+            taken.append(x[max(begin, 0) : stop].copy())
+            if stop > len(x):
+                break  # the rest of this block is in the next chunk
+            begins.pop(0)
+        first += len(x)
     if sums is None:
         raise TargetError("there are no rows, so no target can be met: give a step")
     return Sample(np.concatenate(taken), (sums.variance or sums.energy) / max(sums.n_rows, 1))

@@ -409,7 +409,7 @@ def residual_of(payload: bytes) -> Residual:
     step, unit = struct.unpack("<dd", source.take(16))
     need(0 < step < math.inf and 0 < unit < math.inf, "step and unit are positive and finite")
     width, n_entries = sum(w for _, w in shapes), sum(m * w for m, w in shapes)
-    need(width <= 1 << 24 and 1 <= n_entries <= 1 << 27, "a basis has 1 to 2^27 entries, a row at most 2^24 values")
+    need(width <= 1 << 24 and 1 <= n_entries <= 1 << 25, "a basis has 1 to 2^25 entries, a row at most 2^24 values")
     basis = [unzigzag(n) for n in integers(source, n_entries, below=65537)]
     mean = [unzigzag(n) for n in integers(source, width, below=(1 << 25) + 1)]
     tables = table_set(source, sum(m for m, _ in shapes))
