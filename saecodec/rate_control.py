@@ -155,12 +155,10 @@ def find_point(trials: Trials, target: Target, *, residual: bool, start: Codec |
     """
     if residual:
         return _split_point(trials, target, start)
-    point, trial, met = _base_point(trials, target, start)
-    if not met:
-        edges = (edge * trials.rms for edge in _STEPS)
-        at_edge = any(math.isclose(point.step, edge, rel_tol=1e-3) for edge in edges)
-        raise _unreachable(target, trial, at_edge, "--residual adds a layer that goes below it")
-    return point, trial.codec
+    found = _base_point(trials, target, start)
+    if not found.met:
+        raise _unreachable(target, found, "--residual adds a layer that goes below it")
+    return Point(found.at), found.result.codec
 
 
 def find_slope(trials: Trials, target: Target, codec: Codec) -> float:
@@ -173,12 +171,11 @@ def find_slope(trials: Trials, target: Target, codec: Codec) -> float:
         rising=target.kind == "nmse",
     )
     if not found.met:
-        at_edge = any(math.isclose(found.at, edge, rel_tol=1e-3) for edge in _SLOPES)
-        raise _unreachable(target, found.result, at_edge, "fit a codec for this target (saecodec fit)")
+        raise _unreachable(target, found, "fit a codec for this target (saecodec fit)")
     return found.at
 
 
-def _base_point(trials: Trials, target: Target, start: Codec | None) -> tuple[Point, Trial, bool]:
+def _base_point(trials: Trials, target: Target, start: Codec | None) -> Solution[Trial]:
     held = start
 
     def measure(step: float) -> tuple[float, Trial]:
@@ -195,7 +192,7 @@ def _base_point(trials: Trials, target: Target, start: Codec | None) -> tuple[Po
         held = again.codec
         if target.missed_by(again.of(target.kind)) > SOLVED:
             found = solve(measure, target.value, found.at, bounds, rising=target.kind == "nmse")
-    return Point(found.at), found.result, found.met
+    return found
 
 
 def _split_point(trials: Trials, target: Target, start: Codec | None) -> tuple[Point, Codec]:
@@ -233,11 +230,11 @@ def _split_point(trials: Trials, target: Target, start: Codec | None) -> tuple[P
         best = beyond
     cost, point, codec = tried[best]
     if near or math.isinf(cost):
-        plain, trial, met = _base_point(trials, target, held)
-        if met and trial.of(rival) <= cost:
-            return plain, trial.codec
+        found = _base_point(trials, target, held)
+        if found.met and found.result.of(rival) <= cost:
+            return Point(found.at), found.result.codec
         if math.isinf(cost):
-            raise _unreachable(target, trial, False, "more rows would share the tables' bits")
+            raise _unreachable(target, found, "more rows would share the tables' bits")
     return point, codec
 
 
@@ -257,14 +254,14 @@ def _of(trial: Trial, kind: str) -> tuple[float, Trial]:
     return trial.of(kind), trial
 
 
-def _unreachable(target: Target, trial: Trial, at_edge: bool, way_out: str) -> TargetError:
-    """at_edge: whether `trial` is at an end of what was tried, so that it is a floor."""
+def _unreachable(target: Target, found: Solution[Trial], way_out: str) -> TargetError:
+    trial = found.result
     reached = f"NMSE {trial.nmse:.4g} at {trial.bits:.4g} bits per row"
     finer = trial.of(target.kind) > target.value if target.kind == "nmse" else trial.of(target.kind) < target.value
-    if not at_edge:
-        found = f"is not met on these rows: the nearest that was found is {reached}; ask for that, or give a step"
+    if not found.one_sided:
+        told = f"is not met on these rows: the nearest that was found is {reached}; ask for that, or give a step"
     elif finer:
-        found = f"is out of reach: the floor is {reached}; take an SAE with a lower floor, or: {way_out}"
+        told = f"is out of reach: the floor is {reached}; take an SAE with a lower floor, or: {way_out}"
     else:
-        found = f"is out of reach: the fewest bits give {reached}; ask for less error, or more bits, than that"
-    return TargetError(f"{target} {found}")
+        told = f"is out of reach: the fewest bits give {reached}; ask for less error, or more bits, than that"
+    return TargetError(f"{target} {told}")

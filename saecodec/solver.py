@@ -19,11 +19,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Solution(Generic[Result]):
-    """Where a measure came nearest to what was wanted, what came with it there, and whether it met it."""
+    """Where a measure came nearest to what was wanted, what came with it there, and whether it met it. one_sided: it
+    never was on the other side of what was wanted, which is then out of its reach."""
 
     at: float
     result: Result
     met: bool
+    one_sided: bool
 
 
 def solve(
@@ -43,10 +45,12 @@ def solve(
     below: tuple[float, float] | None = None  # (place, log ratio < 0), the nearest on this side
     above: tuple[float, float] | None = None
     before: tuple[float, float] | None = None
+    sides: set[bool] = set()
     best: tuple[float, float, Any] | None = None
     for _ in range(_MAX_TRIALS):
         value, result = measure(math.exp(at))
         ratio = math.log(max(value, 1e-30) / wanted) * (1 if rising else -1)
+        sides.add(ratio < 0)
         if best is None or abs(ratio) < best[0]:
             best = (abs(ratio), at, result)
         if abs(ratio) < SOLVED:
@@ -74,4 +78,4 @@ def solve(
             break
         before, at = (at, ratio), following
     assert best is not None
-    return Solution(math.exp(best[1]), best[2], best[0] <= TOLERANCE)
+    return Solution(math.exp(best[1]), best[2], best[0] <= TOLERANCE, len(sides) == 1)
