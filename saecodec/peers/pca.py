@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.costs import DEFAULT_SLOPE
+from saecodec.errors import FormatError
 from saecodec.fit_residual import RESIDUAL_SLOPE, choose_levels, fit_layer
 from saecodec.peers.peer import PeerFamily, checked_rows, read_shape, write_shape
 from saecodec.peers.tolerance import absolute_tolerance
 from saecodec.residual import ResidualLayer
-from saecodec.wire import blob
+from saecodec.wire import blob, varint
 
 _NAME: Final = "PCA + range coder"
 _SLOPE: Final = RESIDUAL_SLOPE * DEFAULT_SLOPE
@@ -50,14 +51,16 @@ class PCA:
         rows = checked_rows(x, _NAME, self.layer.width)
         chunks = (rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK))
         levels = (choose_levels(self.layer, self.layer.coordinates(chunk), _SLOPE) for chunk in chunks)
-        return write_shape(rows.shape) + b"".join(blob(self.layer.encode(part)) for part in levels)
+        return write_shape(rows.shape) + b"".join(varint(len(part)) + blob(self.layer.encode(part)) for part in levels)
 
     def decode(self, data: bytes) -> NDArray[np.float32]:
         """The rows of `encode`."""
         n_rows, width, reader = read_shape(data, _NAME, self.layer.width)
         parts = [np.zeros((0, width), np.float32)]
         for i in range(0, n_rows, _CHUNK):
-            levels = self.layer.decode(reader.blob(), min(_CHUNK, n_rows - i), reader.what)
+            if (found := reader.varint(_CHUNK)) != min(_CHUNK, n_rows - i):
+                raise FormatError(f"{reader.what}: a chunk of {found} rows of {n_rows}, from row {i} on")
+            levels = self.layer.decode(reader.blob(), found, reader.what)
             parts.append(self.layer.rows(levels))
         reader.end()
         return np.concatenate(parts)

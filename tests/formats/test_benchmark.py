@@ -117,7 +117,7 @@ def test_the_command_reports_a_table_and_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "arguments, message",
     [
         (["--modes", "magic"], "unknown mode 'magic'"),
         (["--peers", "gzip"], "no peer is called 'gzip'"),
