@@ -159,11 +159,11 @@ def determinism(data: Path) -> str:
     )
 
 
-def paired(a: Callable[[], None], b: Callable[[], None]) -> tuple[float, float, float]:
+def paired(a: Callable[[], object], b: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, float, float]:
     """Median seconds of a and of b, run in turn, and the median of their ratio pair by pair."""
     a(), b()
     times: list[tuple[float, float]] = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         started = time.perf_counter()
         a()
         middle = time.perf_counter()
@@ -224,14 +224,14 @@ def speed(data: Path) -> str:
 def searches(data: Path) -> str:
     """What the searches cost beside the SAE's own forward pass, and that decoding does not care."""
     sae = saecodec.load_sae(data / "saes" / REFERENCE)
-    x = np.load(data / "minilm_l3_test.npy")[:8192].astype(np.float32)
+    x = np.load(data / "minilm_l3_test.npy")[:4096].astype(np.float32)
     rows = []
     for mode, nmse in (("refit", 0.15), ("pursuit", 0.2), ("pursuit", 0.15), ("pursuit", 0.12)):
         codec = Codec.fit(sae, x, nmse=nmse, search=mode)
         coder = RowCoder(codec, mode, active=32)
         costs, search = codec.latents.prior.costs(), Search(sae, mode, 32)
         forward = partial(sae.features, x)
-        ours, base, ratio = paired(lambda: search(x, codec.quantizer, costs, DEFAULT_SLOPE), forward)  # noqa: B023
+        ours, base, ratio = paired(lambda: search(x, codec.quantizer, costs, DEFAULT_SLOPE), forward, 5)  # noqa: B023
         found, own = coder(x).codes, codec.quantize(x)
         chunks = [codec.latents.pack(codes) for codes in (found, own)]
         decodes = [partial(_decode_chunk, codec, chunk) for chunk in chunks]
@@ -357,24 +357,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder of the shared data")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results.md")
+    parser.add_argument("--only", metavar="SECTION,...", help="measure these; the others stay (docs/results.json)")
     arguments = parser.parse_args()
+    only = arguments.only.split(",") if arguments.only else None
     torch.set_num_threads(2)
 
     def log(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    sections = {}
+    held = Path(__file__).parent / "results.json"
+    sections: dict[str, str] = json.loads(held.read_text()) if only else {}
     for name, measure in (
-        ("speed", lambda: speed(arguments.data)),
         ("rates", lambda: rates(arguments.data, log)),
-        ("searches", lambda: searches(arguments.data)),
         ("slopes", lambda: slopes(arguments.data)),
-        ("rd", rate_distortion),
         ("determinism", lambda: determinism(arguments.data)),
         ("memory", lambda: memory(arguments.data)),
+        ("searches", lambda: searches(arguments.data)),
+        ("speed", lambda: speed(arguments.data)),
+        ("rd", rate_distortion),
     ):
-        log(name)
-        sections[name] = measure()
+        if only is None or name in only:
+            log(name)
+            sections[name] = measure()
+            held.write_text(json.dumps(sections, indent=1) + "\n")
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
     template = (Path(__file__).parent / "results.template.md").read_text()

@@ -10,6 +10,8 @@ from saecodec.peers.peer import import_package
 
 FORMATS: Final = (".png", ".svg")
 _OURS: Final = ("o", "s", "D", "^", "v", "P", "X")
+_THEIRS: Final = ("1", "2", "3", "4", "+", "x", ".")
+_SHADES: Final = ("black", "dimgray", "saddlebrown", "darkslategray", "indigo", "olive", "gray")
 
 
 def check_plot_path(path: str | os.PathLike[str]) -> None:
@@ -26,7 +28,7 @@ def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str]
     """
     figure_module = import_package("matplotlib.figure")
     ticker = import_package("matplotlib.ticker")
-    figure = figure_module.Figure(figsize=(8.6, 5.6), layout="constrained")
+    figure = figure_module.Figure(figsize=(10.5, 5.6), layout="constrained")
     axes = figure.add_subplot()
     ours = theirs = 0
     for curve in report["curves"]:
@@ -38,15 +40,14 @@ def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str]
             style = {"ls": "-", "lw": 2.0, "marker": _OURS[ours % len(_OURS)], "color": f"C{ours % 10}", "zorder": 3}
             ours += 1
         else:
-            style = {"ls": "--", "lw": 1.1, "marker": ".", "color": f"{0.15 + 0.09 * (theirs % 8):.2f}"}
+            style = {
+                "ls": "--",
+                "lw": 1.2,
+                "marker": _THEIRS[theirs % len(_THEIRS)],
+                "color": _SHADES[theirs % len(_SHADES)],
+            }
             theirs += 1
         axes.plot(x, y, label=curve["name"], markersize=5, **style)
-        if not curve["ours"]:
-            inside = [(a, b) for a, b in zip(x, y, strict=True) if a >= 0.7 * min(report["targets"])]
-            if inside:
-                axes.annotate(
-                    curve["name"], inside[-1], textcoords="offset points", xytext=(5, 2), fontsize=7, color="0.25"
-                )
     axes.set_xscale("log")
     axes.set_yscale("log")
     targets = sorted(report["targets"])
@@ -61,5 +62,5 @@ def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str]
     axes.set_ylabel("rate (bits per row)")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="upper left", ncols=1)
+    figure.legend(fontsize=7, loc="outside right upper", title="solid: this codec; dashed: peers", title_fontsize=7)
     figure.savefig(path, dpi=130, metadata={"Date": None} if os.fspath(path).endswith(".svg") else None)
