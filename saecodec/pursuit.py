@@ -111,9 +111,9 @@ def factorize(candidates: Candidates) -> Selection:
     place = torch.arange(n, device=candidates.latents.device).expand(n_rows, n)
     there = candidates.there
     row, column = torch.tril_indices(n, n, -1, device=place.device)  # all that Cholesky looks at, and the diagonal
-    below = candidates.gram.take(candidates.at[:, row] + candidates.column[:, column])
+    below = candidates.gram.take(candidates.at.index_select(1, row).add_(candidates.column.index_select(1, column)))
     gram = torch.zeros(n_rows, n * n, device=place.device)
-    gram.index_copy_(1, row * n + column, below.masked_fill_(~(there[:, row] & there[:, column]), 0))
+    gram.index_copy_(1, row * n + column, below.mul_(there.index_select(1, row)))
     gram = gram.view(n_rows, n, n)
     gram.diagonal(dim1=1, dim2=2).fill_(1 + _RIDGE)
     factor = torch.linalg.cholesky(gram)
