@@ -6,7 +6,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -213,15 +213,12 @@ def _rows(source: ArraySource, chunk_rows: int) -> Callable[[], Iterator[NDArray
     return lambda: source.batches(chunk_rows)
 
 
-class _named:
+@contextmanager
+def _named(source: ArraySource) -> Iterator[None]:
     """Puts the array's name before what is wrong with its rows."""
-
-    def __init__(self, source: ArraySource) -> None:
-        self._path = source.path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, InputError) and not str(error).startswith(self._path):
-            raise type(error)(f"{self._path}: {error}") from error
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(source.path):
+            raise
+        raise type(error)(f"{source.path}: {error}") from error

@@ -143,9 +143,8 @@ def choose_levels(layer: ResidualLayer, coordinates: NDArray[np.float32], slope:
     best = np.full(size.shape, np.inf, np.float32)
     level = np.zeros(size.shape, np.float32)
     for option in (nearest, np.maximum(nearest - 1, 0), np.zeros_like(nearest)):
-        symbol = np.minimum(2 * option, _COST_VALUES - 1).astype(
-            np.int64
-        )  # of the positive level: signs cost about alike
+        # The symbol of the positive level: signs cost about alike.
+        symbol = np.minimum(2 * option, _COST_VALUES - 1).astype(np.int64)
         cost = (size - option) ** 2 + flat[row + symbol]
         better = cost < best
         best, level = np.where(better, cost, best), np.where(better, option, level)

@@ -98,7 +98,7 @@ def select(candidates: Candidates, prices: LevelPrices, step: float, *, signed: 
         square = torch.addcmul(square, inner, inner, value=-1)
         out = (square < _NEAR).scatter_(1, here, True)
         square.masked_fill_(out, 1.0)
-        price = price.masked_fill_(out, torch.inf) if depth else price.masked_fill(out, torch.inf)
+        price.masked_fill_(out, torch.inf)
         depth += 1
     chosen, basis, target = chosen[:, :depth], basis[:, :depth], target[:, :depth]
     factor = basis.gather(2, chosen.clamp(min=0)[:, None, :].expand(-1, depth, -1))

@@ -96,20 +96,20 @@ class Trials:
         self._features = [sae.features(part) for part in self._parts]
         rms, self.active = activity(sae, self._features)
         self.rms = rms or math.sqrt(sample.variance) or 1.0
-        self._search = None if search == "none" else Search(sae, search, self.active)
+        self.search = None if search == "none" else Search(sae, search, self.active)
         self._mode = search
         self._left: tuple[Codec, list[NDArray[np.float32]], ResidualMoments] | None = None  # by the last base layer
 
     def base(self, point: Point, start: Codec | None, rounds: int = 1) -> tuple[Codec, list[Codes]]:
         """The base layer at a point. start: a codec fitted near it, where there is one."""
         codes: list[Codes] = []
-        if self._search is None or start is None:
+        if self.search is None or start is None:
             start = fit_features(self.sae, self._features, Step(point.step, False), codes)
-        for _ in range(rounds if self._search is not None else 0):
-            assert self._search is not None
+        for _ in range(rounds if self.search is not None else 0):
+            assert self.search is not None
             codes = []
             start = replace(start, quantizer=replace(start.quantizer, step=point.step))
-            start = fit_searched(self._search, lambda: iter(self._parts), start, point, codes)
+            start = fit_searched(self.search, lambda: iter(self._parts), start, point, codes)
         return start, codes
 
     def judge(self, codec: Codec, layers: list[Layers]) -> Trial:

@@ -26,7 +26,6 @@ from saecodec.rate_control import Sample, Target, Trials, find_point, find_slope
 from saecodec.residual import MAX_CELLS
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
-from saecodec.search import Search
 from saecodec.solver import TOLERANCE
 from saecodec.store import Store
 
@@ -187,11 +186,10 @@ class Steering:
 
     def _fit_at(self, trials: Trials, point: Point, start: Codec) -> Coded:
         codes = self._stores.codes(self.sae.n_latents)
-        if self.goal.search == "none":
+        if trials.search is None:
             codec = fit_features(self.sae, self.features(), Step(point.step, False), codes)
         else:
-            search = Search(self.sae, self.goal.search, trials.active)
-            codec = fit_searched(search, lambda: (x for _, x in self._numbered("search")), start, point, codes)
+            codec = fit_searched(trials.search, lambda: (x for _, x in self._numbered("search")), start, point, codes)
         if point.residual_step is None:
             return Coded(codec, codes, None)
         levels = self._stores.levels()
