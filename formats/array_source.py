@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -52,17 +53,25 @@ class ArraySource(ABC):
         """Bytes of the values, uncompressed."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
-    def batches(self, batch_rows: int) -> Iterator[FloatRows]:
-        """Yield all rows in order as C-contiguous float32 (n, d), n <= `batch_rows`; every call starts again.
+    def batches(self, rows: int | Sequence[int]) -> Iterator[FloatRows]:
+        """Yield all rows in order as C-contiguous float32 (n, d), at most `rows` at a time, or so many as it lists.
 
-        A batch is the caller's own to change. Values of float64 beyond the range of float32 become infinite.
+        Every call starts again. A batch is the caller's own to change. Values of float64 beyond the range of float32
+        become infinite.
 
         Raises:
-            InputError: `batch_rows` is not positive; while iterating: the file is truncated or corrupt.
+            InputError: `rows` is not positive, or does not list all rows; while iterating: the file is truncated or
+                corrupt.
         """
-        if batch_rows < 1:
-            raise InputError(f"{self.path}: batches of {batch_rows} rows were asked for; expected at least 1")
-        return self._read((start, min(start + batch_rows, self.n_rows)) for start in range(0, self.n_rows, batch_rows))
+        if isinstance(rows, int):
+            if rows < 1:
+                raise InputError(f"{self.path}: batches of {rows} rows were asked for; expected at least 1")
+            edges = [*range(0, self.n_rows, rows), self.n_rows]
+        else:
+            edges = list(accumulate(rows, initial=0))
+            if edges[-1] != self.n_rows:
+                raise InputError(f"{self.path}: batches of {edges[-1]} rows were asked for, it has {self.n_rows}")
+        return self._read(pairwise(edges))
 
     @abstractmethod
     def _read(self, spans: Iterator[tuple[int, int]]) -> Iterator[FloatRows]:

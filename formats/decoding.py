@@ -14,7 +14,7 @@ from saecodec.formats.array_sinks import create_array
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.saec import SaecFile
 from saecodec.frames import HEAD_BYTES
-from saecodec.steering import Progress, no_progress
+from saecodec.progress import Progress, no_progress
 from saecodec.wire import ByteReader
 
 
@@ -110,7 +110,7 @@ def _check_structure(file: SaecFile) -> int:
 def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progress) -> Distortion:
     """Distortion of a file's rows against the array they came from."""
     distortion = Distortion(file.header.width)
-    for x in source.batches(file.header.chunk_rows):
+    for x in source.batches(file.index.rows.tolist()):
         if not np.isfinite(x).all():
             bad = distortion.n_rows + int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
             raise InputError(f"{source.path}: row {bad} holds NaN or infinity: this is not the array that was encoded")

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec, check_chunk_rows
+from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import InputError, MissingPieceError, OutputError
@@ -24,10 +24,12 @@ from saecodec.formats.header import check_user
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.spool import Spool, code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
+from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
 from saecodec.search import MODES
-from saecodec.steering import Progress, Steering, no_progress
+from saecodec.sequences import Chunking
+from saecodec.steering import Steering
 from saecodec.store import Store
 
 _INDEX_BYTES = 5  # an entry of the index, about
@@ -77,11 +79,10 @@ def fit_array(
     TargetError when a target is out of reach.
     """
     goal = goal or Goal.of()
-    _check(source, sae, chunk_rows)
+    _check_width(source, sae)
+    chunking = Chunking.of(source.n_rows, chunk_rows)
     with _FileStores() as stores, _named(source):
-        steering = Steering(
-            sae, _rows(source, chunk_rows), source.n_rows, goal, chunk_rows=chunk_rows, stores=stores, progress=progress
-        )
+        steering = Steering(sae, _rows(source, chunking), goal, chunking=chunking, stores=stores, progress=progress)
         return steering.fit(verify=verify, recode=True).codec
 
 
@@ -121,7 +122,8 @@ def encode_array(
     if sae is None:
         which = f"SAE {codec.info.get('sae', '?')!r}" if codec else "an SAE"
         raise MissingPieceError(f"encoding needs {which}: give it (-s SAE), or a codec fitted with --embed-sae")
-    _check(source, sae, chunk_rows)
+    _check_width(source, sae)
+    chunking = Chunking.of(source.n_rows, chunk_rows)
     check_user(user or {})
     if os.path.exists(path) and os.path.exists(source.path) and os.path.samefile(path, source.path):
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
@@ -132,25 +134,24 @@ def encode_array(
             file, codec, shape=shape, dtype=source.dtype, chunk_rows=chunk_rows, embed=embed or "none", user=user
         )
 
-    n_chunks = -(-source.n_rows // chunk_rows)
-    overhead = _Overhead(lambda file, codec: writer_of(file, codec, (0, source.width)).finish(), embed, n_chunks)
+    write_empty = lambda file, codec: writer_of(file, codec, (0, source.width)).finish()  # noqa: E731
+    overhead = _Overhead(write_empty, embed, len(chunking.sizes))
     with _FileStores() as stores, _named(source):
         file = stores.enter_context(atomic_output(path, force=force))
         reached, slope = None, DEFAULT_SLOPE
         if codec is not None and goal.target is None:
             coder, done = RowCoder(codec, goal.search), 0
             writer = writer_of(file, codec, source.shape)
-            for x in source.batches(chunk_rows):
+            for x in source.batches(chunking.sizes):
                 writer.add(coder(x, done))
                 done += len(x)
                 progress("encode", done, source.n_rows)
         else:
             steering = Steering(
                 sae,
-                _rows(source, chunk_rows),
-                source.n_rows,
+                _rows(source, chunking),
                 goal,
-                chunk_rows=chunk_rows,
+                chunking=chunking,
                 stores=stores,
                 overhead=overhead,
                 progress=progress,
@@ -201,16 +202,15 @@ def _goal_with(codec: Codec | None, goal: Goal | None) -> Goal:
     return goal
 
 
-def _check(source: ArraySource, sae: SAE, chunk_rows: int) -> None:
+def _check_width(source: ArraySource, sae: SAE) -> None:
     if source.width != sae.width:
         raise InputError(
             f"{source.path}: shape {source.shape}, but the SAE {sae.name!r} codes rows of {sae.width} values"
         )
-    check_chunk_rows(chunk_rows)
 
 
-def _rows(source: ArraySource, chunk_rows: int) -> Callable[[], Iterator[NDArray[np.float32]]]:
-    return lambda: source.batches(chunk_rows)
+def _rows(source: ArraySource, chunking: Chunking) -> Callable[[], Iterator[NDArray[np.float32]]]:
+    return lambda: source.batches(chunking.sizes)
 
 
 @contextmanager

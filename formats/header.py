@@ -23,10 +23,10 @@ _SAE_FACTS: Final = {"name": str, "source": str, "architecture": str, "n_latents
 class Header:
     """What a `.saec` file says of itself.
 
-    width: d. dtype: of the input array. chunk_rows: rows of a chunk (the last may have fewer). embed: what the file
-    holds beside the rows ("none", "tables", or "decoder", which includes the tables). decoder_id, codec_id: sha256,
-    hex. sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a
-    residual layer. user: free text by key.
+    width: d. dtype: of the input array. chunk_rows: most rows of a chunk. embed: what the file holds beside
+    the rows ("none", "tables", or "decoder", which includes the tables). decoder_id, codec_id: sha256, hex.
+    sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a residual
+    layer. user: free text by key.
     """
 
     width: int

@@ -17,8 +17,8 @@ from saecodec.formats.array_source import ITEM_BYTES, ArraySource
 from saecodec.formats.encoding import EncodeReport, encode_array
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.goal import Goal
+from saecodec.progress import Progress, no_progress
 from saecodec.sae import SAE
-from saecodec.steering import Progress, no_progress
 
 
 def measure_array(
@@ -76,7 +76,7 @@ def _report(
     distortion, statistics = Distortion(source.width), CodeStatistics(decoder.latents.prior.n_latents)
     base, alone = Distortion(source.width), _Alone(sae)
     ideal, seconds = [0.0, 0.0], 0.0
-    batches = source.batches(file.header.chunk_rows)
+    batches = source.batches(file.index.rows.tolist())
     for i, x in enumerate(batches):
         started = time.perf_counter()
         layers = file.chunk_layers(i)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.codes import MAX_CHUNK_ROWS, Codes
+from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.features import Features
@@ -24,6 +24,7 @@ from saecodec.quantizer import Quantizer, Step, quantize
 from saecodec.residual import ResidualLayer
 from saecodec.sae import SAE
 from saecodec.search import Mode
+from saecodec.sequences import Chunking
 from saecodec.version import RESIDUAL, check_version, versioned
 from saecodec.wire import ByteReader
 
@@ -72,18 +73,17 @@ class Codec:
         within 1 %. Raises InputError; TargetError when a target is out of reach.
         """
         from saecodec.goal import Goal
-        from saecodec.steering import MemoryStores, Steering
+        from saecodec.steering import Steering
+        from saecodec.store import MemoryStores
 
         rows = as_rows(x, sae.width)
-        check_chunk_rows(chunk_rows)
+        chunking = Chunking.of(len(rows), chunk_rows)
         goal = Goal.of(step, nmse, bits, search, residual)
 
         def chunks() -> Iterator[NDArray[np.float32]]:
-            return (rows[i : i + chunk_rows] for i in range(0, len(rows), chunk_rows))
+            return (rows[a:b] for a, b in chunking.spans())
 
-        return (
-            Steering(sae, chunks, len(rows), goal, chunk_rows=chunk_rows, stores=MemoryStores()).fit(recode=True).codec
-        )
+        return Steering(sae, chunks, goal, chunking=chunking, stores=MemoryStores()).fit(recode=True).codec
 
     def __repr__(self) -> str:
         sae = self.sae if self.sae is not None else f"SAE {self.info.get('sae', '?')!r}, not at hand"
@@ -135,10 +135,9 @@ class Codec:
         """Rows x (..., d) as a sequence of frames; each chunk decodes on its own. search, slope: see `RowCoder`."""
         from saecodec.row_coder import RowCoder
 
-        check_chunk_rows(chunk_rows)
         rows = as_rows(x, self._sae().width)
         coder = RowCoder(self, search, slope)
-        parts = (coder(rows[i : i + chunk_rows], i) for i in range(0, len(rows), chunk_rows))
+        parts = (coder(rows[a:b], a) for a, b in Chunking.of(len(rows), chunk_rows).spans())
         return b"".join(data for part in parts for data in self.pack(part))
 
     def pack(self, layers: Layers) -> list[bytes]:
@@ -280,12 +279,6 @@ class Codec:
         if record_field(record, "codec_id", bytes, what).hex() != codec.codec_id:
             raise FormatError(f"{what}: the tables are not those of the codec id in its header")
         return codec
-
-
-def check_chunk_rows(chunk_rows: int) -> None:
-    """InputError unless a chunk can have so many rows."""
-    if not 1 <= chunk_rows <= MAX_CHUNK_ROWS:
-        raise InputError(f"a chunk holds 1 to {MAX_CHUNK_ROWS} rows, got {chunk_rows}")
 
 
 def as_rows(x: NDArray[np.floating[Any]], width: int) -> NDArray[np.float32]:

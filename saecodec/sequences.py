@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.codes import MAX_COLUMN, Codes
+from saecodec.codes import MAX_CHUNK_ROWS, MAX_COLUMN, Codes
 from saecodec.errors import InputError
 
 SEQUENCE: Final = "seq"
@@ -47,13 +48,16 @@ class Chunking:
     def of(cls, n_rows: int, chunk_rows: int, ids: NDArray[Any] | None = None) -> Chunking:
         """Chunks of at most `chunk_rows` rows; one ends at the last boundary of sequences in its second half, if any.
 
-        ids: of any integer type, (T,); may be a memory map. InputError when they are not one small integer a row.
+        ids: of any integer type, (T,); may be a memory map. InputError when they are not one small integer a row, or a
+        chunk cannot have so many rows.
 
         >>> Chunking.of(10, 4).sizes
         (4, 4, 2)
         >>> Chunking.of(10, 4, np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])).sizes
         (3, 3, 4)
         """
+        if not 1 <= chunk_rows <= MAX_CHUNK_ROWS:
+            raise InputError(f"a chunk holds 1 to {MAX_CHUNK_ROWS} rows, got {chunk_rows}")
         if ids is None:
             full, rest = divmod(n_rows, chunk_rows)
             return cls(chunk_rows, (chunk_rows,) * full + ((rest,) if rest else ()))
@@ -67,6 +71,15 @@ class Chunking:
             sizes.append(stop - start)
             start = stop
         return cls(chunk_rows, (*sizes, n_rows - start) if n_rows > start else tuple(sizes), ids)
+
+    @property
+    def n_rows(self) -> int:
+        """T."""
+        return sum(self.sizes)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First row of each chunk, and the row behind its last."""
+        return pairwise(accumulate(self.sizes, initial=0))
 
     def label(self, codes: Codes, first_row: int) -> Codes:
         """Codes of the rows from `first_row` on, with their sequence ids."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,60 +21,21 @@ from saecodec.features import Features
 from saecodec.fitting import Point, Rows, fit_features, fit_residual, fit_searched, joined
 from saecodec.goal import Goal
 from saecodec.layers import Layers
+from saecodec.progress import Progress, no_progress
 from saecodec.quantizer import Step
 from saecodec.rate_control import Sample, Target, Trials, find_point, find_slope
 from saecodec.residual import MAX_CELLS
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
+from saecodec.sequences import Chunking
 from saecodec.solver import TOLERANCE
-from saecodec.store import Store
+from saecodec.store import Store, Stores
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, rows done and rows in all."""
 _SAMPLE: Final = (4096, 16384, 8)  # rows: at least, at most, and one in so many in between
 _BLOCK: Final = 128  # neighbouring rows are sampled together: the support's tables see bursts
 _ATTEMPTS: Final = 4
 _GIVEN_UP: Final = 0.05  # more than this above a target is an error; up to it, what was reached is told
 _GOLDEN: Final = 0.618034
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """Reports to nobody."""
-
-
-class Stores(Protocol):
-    """Makes stores for what is coded."""
-
-    def features(self) -> Store[Features]:
-        """For feature activations."""
-
-    def codes(self, n_latents: int) -> Store[Codes]:
-        """For codes."""
-
-    def levels(self) -> Store[NDArray[np.int32]]:
-        """For residual levels."""
-
-    def discard(self, store: object) -> None:
-        """Free a store, or None, that is not needed any more."""
-
-
-class MemoryStores:
-    """Stores in memory."""
-
-    def features(self) -> Store[Features]:
-        """A list."""
-        return []
-
-    def codes(self, n_latents: int) -> Store[Codes]:
-        """A list."""
-        return []
-
-    def levels(self) -> Store[NDArray[np.int32]]:
-        """A list."""
-        return []
-
-    def discard(self, store: object) -> None:
-        """Nothing: who holds the list frees it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +57,7 @@ class Coded:
 class Steering:
     """Codes the rows of one array.
 
-    rows: gives them chunk by chunk; n_rows of them. overhead: bytes of a file with a codec beside its chunks. stores:
+    rows: gives them in the chunks of `chunking`. overhead: bytes of a file with a codec beside its chunks. stores:
     where what is coded goes.
     """
 
@@ -104,22 +65,21 @@ class Steering:
         self,
         sae: SAE,
         rows: Rows,
-        n_rows: int,
         goal: Goal,
         *,
-        chunk_rows: int,
+        chunking: Chunking,
         stores: Stores,
         overhead: Callable[[Codec], float] = lambda codec: 0.0,
         progress: Progress = no_progress,
     ) -> None:
-        if goal.residual and chunk_rows * sae.width > MAX_CELLS:
+        if goal.residual and chunking.chunk_rows * sae.width > MAX_CELLS:
             raise InputError(
-                f"chunks of {chunk_rows} rows of {sae.width} values are too large for a residual layer: use at most "
-                f"{MAX_CELLS // sae.width} rows a chunk"
+                f"chunks of {chunking.chunk_rows} rows of {sae.width} values are too large for a residual layer: use "
+                f"at most {MAX_CELLS // sae.width} rows a chunk"
             )
-        self.sae, self.n_rows, self.goal = sae, n_rows, goal
+        self.sae, self.n_rows, self.goal = sae, chunking.n_rows, goal
         self._rows, self._stores, self._progress = rows, stores, progress
-        self._chunk_rows, self._overhead = chunk_rows, overhead
+        self._chunking, self._overhead = chunking, overhead
         self._features: Store[Features] | None = None
 
     def fit(self, *, verify: bool = True, recode: bool = False) -> Coded:
@@ -177,7 +137,8 @@ class Steering:
     def _trials(self) -> Trials:
         sample = draw_sample(self._checked, self.n_rows)
         shared = max(self.n_rows, 1)
-        return Trials(self.sae, sample, self.goal.search, self._chunk_rows, lambda c: self._overhead(c) / shared)
+        chunk_rows = self._chunking.chunk_rows
+        return Trials(self.sae, sample, self.goal.search, chunk_rows, lambda c: self._overhead(c) / shared)
 
     def _checked(self) -> Iterator[NDArray[np.float32]]:
         for first, x in self._numbered("sample"):

@@ -1,9 +1,15 @@
-"""`Store`: where what is coded goes, chunk by chunk, to be read again: a list, or a file."""
+"""Stores: where what is coded goes, chunk by chunk, to be read again: a list, or a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codes import Codes
+from saecodec.features import Features
 
 Item = TypeVar("Item")
 
@@ -16,3 +22,38 @@ class Store(Protocol[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         """All chunks, from the first."""
+
+
+class Stores(Protocol):
+    """Makes stores for what is coded."""
+
+    def features(self) -> Store[Features]:
+        """For feature activations."""
+
+    def codes(self, n_latents: int) -> Store[Codes]:
+        """For codes."""
+
+    def levels(self) -> Store[NDArray[np.int32]]:
+        """For residual levels."""
+
+    def discard(self, store: object) -> None:
+        """Free a store, or None, that is not needed any more."""
+
+
+class MemoryStores:
+    """Stores in memory."""
+
+    def features(self) -> Store[Features]:
+        """A list."""
+        return []
+
+    def codes(self, n_latents: int) -> Store[Codes]:
+        """A list."""
+        return []
+
+    def levels(self) -> Store[NDArray[np.int32]]:
+        """A list."""
+        return []
+
+    def discard(self, store: object) -> None:
+        """Nothing: who holds the list frees it."""

@@ -13,7 +13,9 @@ from saecodec.codec import Codec
 from saecodec.errors import InputError, TargetError
 from saecodec.goal import Goal
 from saecodec.sae import SAE
-from saecodec.steering import Coded, MemoryStores, Steering, draw_sample
+from saecodec.sequences import Chunking
+from saecodec.steering import Coded, Steering, draw_sample
+from saecodec.store import MemoryStores
 
 Rows = NDArray[np.float32]
 RealData = tuple[SAE, NDArray[np.float16]]
@@ -26,7 +28,8 @@ def chunks_of(x: Rows, chunk_rows: int) -> Callable[[], Iterator[Rows]]:
 def steering(sae: SAE, x: Any, chunk_rows: int = 500, **goal: Any) -> Steering:
     rows = np.asarray(x, np.float32)
     wanted = Goal.of(**goal)
-    return Steering(sae, chunks_of(rows, chunk_rows), len(rows), wanted, chunk_rows=chunk_rows, stores=MemoryStores())
+    chunking = Chunking.of(len(rows), chunk_rows)
+    return Steering(sae, chunks_of(rows, chunk_rows), wanted, chunking=chunking, stores=MemoryStores())
 
 
 # -- the sample --------------------------------------------------------------------------------------------------------

@@ -42,14 +42,14 @@ class BinnedCells:
     @property
     def counts(self) -> NDArray[np.int64]:
         """Number of cells in each bin, int64 (n_bins,)."""
-        return self._before[-1].astype(np.int64)
+        return np.asarray(self._before[-1], np.int64)
 
     def ranks(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many cells of its bin come before each cell, int64 (n,). cells: int64 (n,)."""
         span, bins = cells >> _SPAN_BITS, self.bins[cells]
         earlier = np.arange(_SPAN) < (cells & (_SPAN - 1))[:, None]
         same = self._spans[span] == bins[:, None]
-        return self._before[span, bins] + np.count_nonzero(same & earlier, axis=1)
+        return np.asarray(self._before[span, bins] + np.count_nonzero(same & earlier, axis=1))
 
     def cells(self, ranks: NDArray[np.int64], bins: NDArray[np.int64]) -> NDArray[np.int64]:
         """The cells of ranks in bins, int64 (n,) each: the inverse of `ranks`. Every rank is below its bin's count.
@@ -63,4 +63,5 @@ class BinnedCells:
         alike = np.flatnonzero(self._spans[span] == bins[:, None].astype(np.uint8))  # of all spans, one after the other
         before = self._before[span, bins]
         n_alike = self._before[span + 1, bins] - before
-        return span * _SPAN + (alike[np.cumsum(n_alike) - n_alike + ranks - before] & (_SPAN - 1))
+        inside = alike[np.cumsum(n_alike) - n_alike + ranks - before] & (_SPAN - 1)
+        return np.asarray(span * _SPAN + inside)
