@@ -65,6 +65,12 @@ class Codes:
         indptr = self.indptr[start : stop + 1] - a
         return Codes(indptr, self.latents[a:b], self.levels[a:b], self.n_latents, columns)
 
+    def take(self, rows: NDArray[np.int64]) -> Codes:
+        """Any rows, in any order."""
+        indptr, source = gather_rows(self.indptr, rows)
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Codes(indptr, self.latents[source], self.levels[source], self.n_latents, columns)
+
     def check(self) -> Codes:
         """`self`, or InputError naming the first rule of the class's description that does not hold."""
         indptr, latents, levels = self.indptr, self.latents, self.levels
@@ -129,3 +135,10 @@ class Codes:
             raise InputError("codes with different columns cannot be concatenated")
         columns = {name: np.concatenate([part.columns[name] for part in chunks]) for name in names}
         return cls(indptr, latents, levels, n_latents, columns)
+
+
+def gather_rows(indptr: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The row pointers of some rows in CSR form, int64 (n + 1,), and the places of their nonzeros, int64 (K,)."""
+    taken = np.diff(indptr)[rows]
+    out = np.concatenate([[0], np.cumsum(taken)])
+    return out, np.repeat(indptr[:-1][rows] - out[:-1], taken) + np.arange(out[-1])

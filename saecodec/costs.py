@@ -18,6 +18,9 @@ DEFAULT_SLOPE: Final = 0.06
 """Squared error that a bit may cost, in squared steps. The optimum is flat, since a step of its own goes with each
 (docs/results.md)."""
 
+COST_LEVELS: Final = 1024
+"""Levels that priors tell apart in their costs."""
+
 
 @dataclass(frozen=True, eq=False)
 class Costs:

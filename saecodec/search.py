@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saecodec.batches import map_batches
-from saecodec.codes import Codes
+from saecodec.codes import Codes, gather_rows
 from saecodec.costs import Costs
 from saecodec.dictionary import Candidates, Dictionary
 from saecodec.features import Features
@@ -41,11 +41,7 @@ class Found:
 
     def rows(self, order: NDArray[np.int64]) -> Found:
         """These rows in another order."""
-        codes = self.codes
-        taken = np.diff(codes.indptr)[order]
-        indptr = np.concatenate([[0], np.cumsum(taken)])
-        source = np.repeat(codes.indptr[:-1][order] - indptr[:-1], taken) + np.arange(indptr[-1])
-        return Found(Codes(indptr, codes.latents[source], codes.levels[source], codes.n_latents), self.exact[source])
+        return Found(self.codes.take(order), self.exact[gather_rows(self.codes.indptr, order)[1]])
 
 
 def _joined(parts: list[Found], n_latents: int) -> Found:
@@ -129,7 +125,7 @@ class Search:
         return torch.from_numpy(x if x.flags.writeable else x.copy()).to(self.sae.device)
 
     def _finish(self, candidates: Candidates, selection: Selection, prices: LevelPrices, tables: _Tables) -> Found:
-        offsets = tables.offsets[tables.level_class[candidates.latents]]
+        offsets = tables.offsets[tables.latent_class[candidates.latents]]
         levels, exact = round_levels(selection, prices, tables.step, offsets, signed=self.sae.signed)
         latents = candidates.latents.gather(1, selection.chosen.clamp(min=0))
         latents, order = torch.where(levels != 0, latents, self.sae.n_latents).sort(dim=1)
@@ -151,6 +147,7 @@ class _Tables:
         self.levels = torch.from_numpy(price * costs.levels.reshape(-1)).to(device)
         self.n_levels = costs.levels.shape[1]
         self.level_class = torch.from_numpy(costs.level_class).to(device)
+        self.latent_class = torch.from_numpy(quantizer.latent_class).to(device)
         self.offsets = torch.from_numpy(quantizer.offsets).to(device)
 
     def prices(self, candidates: Candidates) -> LevelPrices:

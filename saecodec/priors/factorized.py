@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from saecodec import buckets
 from saecodec.codes import MAX_LEVEL, Codes
-from saecodec.costs import Costs, mean_bits, value_bits
+from saecodec.costs import COST_LEVELS, Costs, mean_bits, value_bits
 from saecodec.errors import FormatError, InputError
 from saecodec.priors.gaps import gaps_of, positions_of
 from saecodec.priors.layout import Cells, Layout
@@ -29,7 +29,6 @@ from saecodec.wire import ByteReader, varint, varints
 MAX_LATENTS: Final = 1 << 24
 MAX_NONZEROS: Final = 1 << 24  # of a chunk
 MAX_CELLS: Final = 1 << buckets.MAX_BITS  # of a chunk: a gap has to fit the bucket code
-_COST_LEVELS: Final = 1024  # levels told apart in `costs`
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +146,7 @@ class FactorizedPrior:
 
     def costs(self) -> Costs:
         """What a nonzero costs: of its gap the mean over its class, of its level the code length."""
-        levels = np.pad(value_bits(self.levels.weights, _COST_LEVELS - 1) + self.signed, ((0, 0), (1, 0)))
+        levels = np.pad(value_bits(self.levels.weights, COST_LEVELS - 1) + self.signed, ((0, 0), (1, 0)))
         support = mean_bits(self.support.weights)[self.support.classes]
         return Costs(support.astype(np.float32), levels.astype(np.float32), self.levels.classes)
 
