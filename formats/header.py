@@ -12,7 +12,7 @@ from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
-from saecodec.version import RESIDUAL, check_version, versioned
+from saecodec.version import RESIDUAL, check_prior, check_version, versioned
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
@@ -84,6 +84,7 @@ class Header:
         wrong = [key for key, fine in possible.items() if not fine]
         if wrong:
             raise FormatError(f"{what}: header field {wrong[0]!r} is {record.get(wrong[0])!r}, which is not possible")
+        check_prior(record, get("prior", str), what)
         numbers = {key: get(key, int) for key in ("width", "chunk_rows")}
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
         identities = {"decoder_id": ids[0].hex(), "codec_id": ids[1].hex()}

@@ -1,9 +1,10 @@
-"""Batches of rows side by side on the CPU's cores."""
+"""Work side by side on the CPU's cores, each piece on one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Lock
 from typing import TypeVar
 
@@ -32,3 +33,15 @@ def map_batches(function: Callable[[Batch], Result], batches: Sequence[Batch], d
                 return list(pool.map(function, batches))
         finally:
             torch.set_num_threads(cores)
+
+
+@contextmanager
+def second_core() -> Iterator[Executor]:
+    """A thread to hand work to, while torch keeps to one core in it and in the caller's: see `map_batches`."""
+    cores = torch.get_num_threads()  # of this thread
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)

@@ -25,7 +25,7 @@ from saecodec.residual import ResidualLayer
 from saecodec.sae import SAE
 from saecodec.search import Mode
 from saecodec.sequences import Chunking
-from saecodec.version import RESIDUAL, check_version, versioned
+from saecodec.version import RESIDUAL, check_prior, check_version, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
@@ -65,20 +65,26 @@ class Codec:
         bits: float | None = None,
         search: Mode | None = None,
         residual: bool = False,
+        prior: str = "factorized",
+        fit_seconds: float | None = None,
+        seq: NDArray[np.integer[Any]] | None = None,
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
     ) -> Codec:
         """Fit step, centroids and tables on rows x (..., d); see `formats.encoding.fit_array` for more than memory.
 
         step, nmse, bits, search, residual: see `Goal.of`; nmse and bits (per row, of the chunks alone) are reached on x
-        within 1 %. Raises InputError; TargetError when a target is out of reach.
+        within 1 %. prior: "factorized", or "context", which trains a network for up to `fit_seconds` and looks at the
+        rows beside a row in the same sequence. seq: sequence id of each row, integers (T,). Raises InputError;
+        TargetError when a target is out of reach.
         """
-        from saecodec.goal import Goal
+        from saecodec.goal import DEFAULT_FIT_SECONDS, Goal
         from saecodec.steering import Steering
         from saecodec.store import MemoryStores
 
         rows = as_rows(x, sae.width)
-        chunking = Chunking.of(len(rows), chunk_rows)
-        goal = Goal.of(step, nmse, bits, search, residual)
+        chunking = Chunking.of(len(rows), chunk_rows, seq)
+        seconds = DEFAULT_FIT_SECONDS if fit_seconds is None else fit_seconds
+        goal = Goal.of(step, nmse, bits, search, residual, prior, seconds)
 
         def chunks() -> Iterator[NDArray[np.float32]]:
             return (rows[a:b] for a, b in chunking.spans())
@@ -131,13 +137,18 @@ class Codec:
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
         search: Mode = "none",
         slope: float = DEFAULT_SLOPE,
+        seq: NDArray[np.integer[Any]] | None = None,
     ) -> bytes:
-        """Rows x (..., d) as a sequence of frames; each chunk decodes on its own. search, slope: see `RowCoder`."""
+        """Rows x (..., d) as a sequence of frames; each chunk decodes on its own. search, slope: see `RowCoder`.
+
+        seq: sequence id of each row, integers (T,), which is coded too.
+        """
         from saecodec.row_coder import RowCoder
 
         rows = as_rows(x, self._sae().width)
         coder = RowCoder(self, search, slope)
-        parts = (coder(rows[a:b], a) for a, b in Chunking.of(len(rows), chunk_rows).spans())
+        chunking = Chunking.of(len(rows), chunk_rows, seq)
+        parts = (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
         return b"".join(data for part in parts for data in self.pack(part))
 
     def pack(self, layers: Layers) -> list[bytes]:
@@ -276,6 +287,7 @@ class Codec:
             raise FormatError(f"{what}: a decoder id has 32 bytes, found {len(decoder_id)}")
         layer = payloads[2] if len(payloads) == 3 else None
         codec = cls.from_tables(payloads[1], decoder_id.hex(), info, what, layer)
+        check_prior(record, codec.latents.prior.name, what)
         if record_field(record, "codec_id", bytes, what).hex() != codec.codec_id:
             raise FormatError(f"{what}: the tables are not those of the codec id in its header")
         return codec

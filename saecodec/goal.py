@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 from saecodec.errors import InputError
+from saecodec.priors.factorized import FactorizedPrior
+from saecodec.priors.registry import PRIORS
 from saecodec.quantizer import Step
 from saecodec.rate_control import Target
 from saecodec.search import MODES, Mode
 
 DEFAULT_STEP: Final = "0.4rms"
+DEFAULT_FIT_SECONDS: Final = 480.0
 
 
 @dataclass(frozen=True)
 class Goal:
     """step: of the base layer; it decides where there is no target. target: what to reach, or None. search: mode.
     residual: with a residual layer, whose step is half the base layer's without a target, and chosen with it for one.
-    step_given, search_given: whether these are the user's, not the default."""
+    prior: that a codec is fitted with. fit_seconds: bounds the training of the context prior. step_given, search_given:
+    whether these are the user's, not the default."""
 
     step: Step
     target: Target | None
     search: Mode
     residual: bool
+    prior: str
+    fit_seconds: float
     step_given: bool
     search_given: bool
 
@@ -34,6 +41,8 @@ class Goal:
         bits: float | None = None,
         search: str | None = None,
         residual: bool = False,
+        prior: str = FactorizedPrior.name,
+        fit_seconds: float = DEFAULT_FIT_SECONDS,
     ) -> Goal:
         """From what a user gives. InputError when several of step, nmse and bits are given, or a value is impossible.
 
@@ -46,8 +55,12 @@ class Goal:
             raise InputError(f"search is {search!r}, expected one of {', '.join(MODES)}")
         target = Target("nmse", nmse) if nmse is not None else Target("bits", bits) if bits is not None else None
         mode: Mode = search or ("none" if target is None else "pursuit")  # type: ignore[assignment]
+        if prior not in PRIORS:
+            raise InputError(f"prior is {prior!r}, expected one of {', '.join(PRIORS)}")
+        if not 0 < fit_seconds < math.inf:
+            raise InputError(f"the time of a fit is a positive number of seconds, got {fit_seconds}")
         wanted = Step.parse(DEFAULT_STEP if step is None else step)
-        return cls(wanted, target, mode, residual, step is not None, search is not None)
+        return cls(wanted, target, mode, residual, prior, fit_seconds, step is not None, search is not None)
 
     @property
     def plain(self) -> bool:

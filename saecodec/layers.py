@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codes import Codes
+from saecodec.sequences import Chunking
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,10 @@ class Layers:
     def n_rows(self) -> int:
         """T."""
         return self.codes.n_rows
+
+    def labelled(self, chunking: Chunking, first_row: int) -> Layers:
+        """These layers of the rows from `first_row` on, with their sequence ids."""
+        return Layers(chunking.label(self.codes, first_row), self.residual)
 
     def __getitem__(self, rows: slice) -> Layers:
         """The rows of a slice with step 1."""

@@ -9,13 +9,21 @@ from saecodec.frames import field
 
 MAJOR_VERSION: Final = 1
 RESIDUAL: Final = "layer:residual"
-FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1}
+_PRIOR: Final = "prior:"
+FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2}
 """The minor version that each feature came with."""
 
 
 def versioned(requires: list[str]) -> dict[str, Any]:
     """The header fields that `check_version` reads: the oldest version that has all of `requires`."""
     return {"version": [MAJOR_VERSION, max(FEATURES[name] for name in requires)], "requires": requires}
+
+
+def check_prior(record: dict[str, Any], prior: str, what: str) -> None:
+    """FormatError unless `requires` names this prior and no other."""
+    named = [name for name in record["requires"] if name.startswith(_PRIOR)]
+    if named != [_PRIOR + prior]:
+        raise FormatError(f"{what}: requires {named} where the prior is {prior!r}")
 
 
 def check_version(record: dict[str, Any], what: str) -> None:

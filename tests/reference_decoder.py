@@ -23,7 +23,8 @@ import zstandard
 SAEC_MAGIC = b"\x89SAEC\r\n\x1a"
 CODEC_MAGIC = b"\x89SAEM\r\n\x1a"
 RESIDUAL = "layer:residual"
-FEATURES = {"prior:factorized", RESIDUAL}
+PRIORS = {"factorized": "prior:factorized", "context": "prior:context"}
+FEATURES = {*PRIORS.values(), RESIDUAL}
 WEIGHT_FACTS = {"name": str, "source": str, "config": dict}
 SAE_FACTS = {"name": str, "source": str, "architecture": str, "n_latents": int}
 
@@ -74,11 +75,26 @@ def unzigzag(n: int) -> int:
     return n // 2 if n % 2 == 0 else -(n + 1) // 2
 
 
+def unzigzags(values: list[int]) -> list[int]:
+    return [unzigzag(n) for n in values]
+
+
 def text_of(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refused("text is UTF-8") from error
+
+
+def unpacked(compressed: bytes, size: int) -> bytes:
+    """Of one zstd frame, with nothing after it."""
+    try:
+        need(zstandard.frame_content_size(compressed) == size, "zstd announces the size that the shapes give")
+        data = zstandard.ZstdDecompressor().decompress(compressed, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise Refused("there is one zstd frame") from error
+    need(len(data) == size, "a zstd frame has the size that the shapes give")
+    return data
 
 
 def _map_of(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -107,6 +123,12 @@ def check_version(record: dict[str, Any]) -> None:
     need(len(version) == 2 and all(type(n) is int and n >= 0 for n in version), "a version is two integers")
     need(version[0] == 1, "major version 1")
     need(all(type(name) is str and name in FEATURES for name in requires), "all features are known")
+
+
+def check_prior(record: dict[str, Any], tables: Tables) -> None:
+    """The prior's feature is required, and that of no other."""
+    needed = {name for name in record["requires"] if name in PRIORS.values()}
+    need(needed == {PRIORS[tables.prior]}, "the prior of the tables is the one that is required")
 
 
 def identity_of(record: dict[str, Any], key: str) -> str:
@@ -166,21 +188,35 @@ class Stream:
         self.read += 1
         return self.words[self.read - 1] if self.read <= len(self.words) else 0
 
-    def symbol(self, weights: list[int]) -> int:
+    def quantile(self) -> int:
         self.coded = True
-        scale = self.range >> 24
-        quantile = (self.point - self.low) % (1 << 64) // scale
+        quantile = (self.point - self.low) % (1 << 64) // (self.range >> 24)
         need(quantile < 1 << 24, "a stream stays inside its range")
-        symbol = cumulative = 0
-        while quantile >= cumulative + weights[symbol]:
-            cumulative += weights[symbol]
-            symbol += 1
+        return quantile
+
+    def leave(self, cumulative: int, weight: int) -> None:
+        """Go behind a symbol."""
+        scale = self.range >> 24
         self.low = (self.low + scale * cumulative) % (1 << 64)
-        self.range = scale * weights[symbol]
+        self.range = scale * weight
         if self.range < 1 << 32:
             self.low = (self.low << 32) % (1 << 64)
             self.range <<= 32
             self.point = ((self.point << 32) + self.word()) % (1 << 64)
+
+    def symbol(self, weights: list[int]) -> int:
+        quantile = self.quantile()
+        symbol = cumulative = 0
+        while quantile >= cumulative + weights[symbol]:
+            cumulative += weights[symbol]
+            symbol += 1
+        self.leave(cumulative, weights[symbol])
+        return symbol
+
+    def piece(self, width: int) -> int:
+        """A symbol of 2^width that are equally likely."""
+        symbol = self.quantile() >> (24 - width)
+        self.leave(symbol << (24 - width), 1 << (24 - width))
         return symbol
 
     def uniform(self, bits: list[int]) -> list[int]:
@@ -190,7 +226,7 @@ class Stream:
             for i, n in enumerate(bits):
                 if n > done:
                     width = min(n - done, 16)
-                    values[i] += self.symbol([1 << (24 - width)] * (1 << width)) << done
+                    values[i] += self.piece(width) << done
         return values
 
     def end(self) -> None:
@@ -259,7 +295,7 @@ def integers(source: Bytes, size: int, below: int = 1 << 40) -> list[int]:
     return values
 
 
-# -- Table sets, Factorized prior, Tables ------------------------------------------------------------------------------
+# -- Table sets --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -272,7 +308,7 @@ def table_set(source: Bytes, n_members: int) -> TableSet:
     n_classes, n_symbols, resolution = source.varint(1 << 10), source.varint(304), source.varint(3)
     need(n_classes >= 1 and n_symbols >= 2, "a table set has a class and two symbols")
     classes = integers(source, n_members, below=n_classes)
-    steps = [unzigzag(n) for n in integers(source, n_classes * n_symbols, below=321)]
+    steps = unzigzags(integers(source, n_classes * n_symbols, below=321))
     tables = []
     for c in range(n_classes):
         codes, code = [], 0
@@ -284,36 +320,108 @@ def table_set(source: Bytes, n_members: int) -> TableSet:
     return TableSet(classes, tables)
 
 
+# -- Tables, Factorized prior, Context prior ---------------------------------------------------------------------------
+
+
+@dataclass
+class Network:
+    shifts: tuple[int, int]  # of logits and of scores
+    n_bins: tuple[int, int]  # bins and level bins
+    block: list[int]  # of each latent
+    gains: list[int]  # of levels 1 to 16
+    hidden_shifts: list[int]
+    hidden_bias: list[list[int]]  # block by block
+    biases: tuple[list[int], list[int]]  # of logits and of scores, column by column
+    context: list[list[int]]  # U, of the columns before the last block
+    out: list[list[int]]  # V
+    level_out: list[list[int]]  # W
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.hidden_bias)
+
+    @property
+    def n_hidden(self) -> int:
+        return len(self.hidden_shifts)
+
+
 @dataclass
 class Tables:
+    prior: str
     n_latents: int
     signed: bool
-    groups: list[int]
-    support: TableSet
-    levels: TableSet
+    groups: list[int]  # factorized: support classes of each
+    support: TableSet  # factorized: of latents; context: of bins
+    levels: TableSet  # factorized: of latents; context: of level bins
+    network: Network | None
+    centroid_classes: list[int]  # of latents
     step: float
     centroids: list[list[int]]
 
 
 def tables_of(payload: bytes) -> Tables:
     source = Bytes(payload)
-    need(source.blob() == b"factorized", "the prior is known")
+    name = text_of(source.blob())
+    need(name in PRIORS, f"prior {name} is known")
+    n_latents, signed, groups, support, levels, network, classes = (
+        factorized_prior(source) if name == "factorized" else context_prior(source)
+    )
+    (step,) = struct.unpack("<d", source.take(8))
+    need(0 < step < math.inf, "the step is positive and finite")
+    n_classes = len(levels.weights) if name == "factorized" else max(classes) + 1
+    centroids = centroids_of(source, n_classes)
+    source.end()
+    return Tables(name, n_latents, signed, groups, support, levels, network, classes, step, centroids)
+
+
+def factorized_prior(source: Bytes) -> tuple[int, bool, list[int], TableSet, TableSet, None, list[int]]:
     n_latents, signed = source.varint(1 << 24), source.varint(1) == 1
     need(n_latents >= 1, "there are latents")
     groups = [source.varint(1 << 10) for _ in range(source.varint(1 << 10))]
     support, levels = table_set(source, n_latents), table_set(source, n_latents)
     need(all(groups) and sum(groups) == len(support.weights), "groups divide the support classes")
     need(max(support.classes) == len(support.weights) - 1, "the last support class has a latent")
-    (step,) = struct.unpack("<d", source.take(8))
-    need(0 < step < math.inf, "the step is positive and finite")
-    centroids = centroids_of(source, len(levels.weights))
-    source.end()
-    return Tables(n_latents, signed, groups, support, levels, step, centroids)
+    return n_latents, signed, groups, support, levels, None, levels.classes
+
+
+def context_prior(source: Bytes) -> tuple[int, bool, list[int], TableSet, TableSet, Network, list[int]]:
+    signed, network = source.varint(1) == 1, network_of(source)
+    n_latents, (n_bins, n_level_bins) = len(network.block), network.n_bins
+    support, levels = table_set(source, n_bins), table_set(source, n_level_bins)
+    classes = integers(source, n_latents, below=1 << 10)
+    integers(source, n_latents, below=321)  # what a nonzero costs, informative
+    integers(source, n_latents, below=n_level_bins)  # its typical level bin, likewise
+    return n_latents, signed, [], support, levels, network, classes
+
+
+def network_of(source: Bytes) -> Network:
+    n_latents, n_blocks, r = source.varint(1 << 24), source.varint(256), source.varint(780)
+    need(min(n_latents, n_blocks, r) >= 1, "a network has latents, blocks and hidden units")
+    need(5 * n_latents * r <= 1 << 28, "a network has at most 2^28 weights")
+    shifts = source.varint(23), source.varint(23)
+    n_bins = source.varint(128), source.varint(128)
+    need(min(n_bins) >= 1, "a network has bins and level bins")
+    block = integers(source, n_latents, below=n_blocks)
+    gains, hidden_shifts = integers(source, 16, below=128), integers(source, r, below=24)
+    flat, bias, level_bias = (unzigzags(integers(source, n)) for n in (n_blocks * r, n_latents, n_latents))
+    need(all(abs(value) < 1 << 22 for value in (*flat, *bias, *level_bias)), "a bias is below 2^22 in magnitude")
+    n_context = sum(g < n_blocks - 1 for g in block)  # columns before the last block
+    n_weights = 3 * n_context * r + 2 * n_latents * r
+    weights = struct.unpack(f"<{n_weights}b", unpacked(source.blob(), n_weights))
+    need(-128 not in weights, "no weight is -128")
+    context, rest = split(weights[: 3 * n_context * r], 3 * r), split(weights[3 * n_context * r :], r)
+    out, level_out = rest[:n_latents], rest[n_latents:]
+    hidden_bias = split(flat, r)
+    biases = bias, level_bias
+    return Network(shifts, n_bins, block, gains, hidden_shifts, hidden_bias, biases, context, out, level_out)
+
+
+def split(values: Any, size: int) -> list[list[int]]:
+    return [list(values[i : i + size]) for i in range(0, len(values), size)]
 
 
 def centroids_of(source: Bytes, n_classes: int) -> list[list[int]]:
-    flat = [unzigzag(n) for n in integers(source, 16 * n_classes, below=256)]
-    return [flat[16 * c : 16 * c + 16] for c in range(n_classes)]
+    return split(unzigzags(integers(source, 16 * n_classes, below=256)), 16)
 
 
 # -- Chunks ------------------------------------------------------------------------------------------------------------
@@ -333,7 +441,7 @@ def chunk_of(payload: bytes, tables: Tables) -> Chunk:
     for _ in range(n_columns):
         name = text_of(source.blob())
         mode = source.varint(1)
-        values = [unzigzag(n) for n in integers(source, n_rows)]
+        values = unzigzags(integers(source, n_rows))
         if mode:
             for t in range(1, n_rows):
                 values[t] += values[t - 1]
@@ -342,6 +450,29 @@ def chunk_of(payload: bytes, tables: Tables) -> Chunk:
         columns[name] = values
 
     need(n_rows * tables.n_latents <= 1 << 40, "a chunk has at most 2^40 cells")
+    if tables.network:
+        rows = context_rows(source, n_rows, tables, tables.network, columns.get("seq"))
+    else:
+        rows = factorized_rows(source, n_rows, tables)
+    return Chunk([dict(sorted(row.items())) for row in rows], columns)
+
+
+def check_room(counts: list[int], tables: list[list[int]], stream: Stream, what: str) -> None:
+    """tables: the one under which each of the counts is coded."""
+    least = sum(n * (24 - math.log2(max(weights))) for n, weights in zip(counts, tables, strict=True))
+    need(0.99 * least <= 32 * len(stream.words) + 64, f"{what} fits its stream")
+
+
+def levels_of(stream: Stream, tables: list[list[int]], signed: bool) -> list[int]:
+    """tables: of each level."""
+    magnitudes = values_of(stream, [stream.symbol(weights) for weights in tables])
+    signs = stream.uniform([1] * len(tables)) if signed else [0] * len(tables)
+    stream.end()
+    need(max(magnitudes, default=0) < 1 << 20, "a level is at most 2^20")
+    return [-(n + 1) if sign else n + 1 for n, sign in zip(magnitudes, signs, strict=True)]
+
+
+def factorized_rows(source: Bytes, n_rows: int, tables: Tables) -> list[dict[int, int]]:
     support, level = tables.support.classes, tables.levels.classes
     order = sorted(range(tables.n_latents), key=lambda f: (support[f], f))  # column -> latent
     n_classes = len(tables.support.weights)
@@ -359,8 +490,8 @@ def chunk_of(payload: bytes, tables: Tables) -> Chunk:
         stream = streams[g]
         in_group = range(first_class, first_class + size)
         first_class += size
-        least = sum(counts[c] * (24 - math.log2(max(tables.support.weights[c]))) for c in in_group)
-        need(0.99 * least <= 32 * len(stream.words) + 64, "a group's support fits its stream")
+        weights = [tables.support.weights[c] for c in in_group]
+        check_room([counts[c] for c in in_group], weights, stream, "a group's support")
         buckets = [stream.symbol(tables.support.weights[c]) for c in in_group for _ in range(counts[c])]
         gaps = iter(values_of(stream, buckets))
         stream.end()
@@ -375,13 +506,104 @@ def chunk_of(payload: bytes, tables: Tables) -> Chunk:
 
         cells.sort(key=lambda cell: level[cell[0]])  # stable: positions stay in order
         stream = streams[len(tables.groups) + g]
-        magnitudes = values_of(stream, [stream.symbol(tables.levels.weights[level[f]]) for f, _ in cells])
-        signs = stream.uniform([1] * len(cells)) if tables.signed else [0] * len(cells)
-        stream.end()
-        for (f, t), magnitude, sign in zip(cells, magnitudes, signs, strict=True):
-            need(magnitude < 1 << 20, "a level is at most 2^20")
-            rows[t][f] = -(magnitude + 1) if sign else magnitude + 1
-    return Chunk([dict(sorted(row.items())) for row in rows], columns)
+        found = levels_of(stream, [tables.levels.weights[level[f]] for f, _ in cells], tables.signed)
+        for (f, t), value in zip(cells, found, strict=True):
+            rows[t][f] = value
+    return rows
+
+
+# -- Chunks under the context prior, and the network -------------------------------------------------------------------
+
+
+def context_rows(
+    source: Bytes, n_rows: int, tables: Tables, network: Network, seq: list[int] | None
+) -> list[dict[int, int]]:
+    need(n_rows * network.n_hidden <= 1 << 24, "a chunk has at most 2^24 hidden values")
+    n_bins, n_level_bins = network.n_bins
+    counts = [source.varint(1 << 24) for _ in range(n_bins)]
+    level_counts = [source.varint(1 << 24) for _ in range(n_level_bins)]
+    need(sum(counts) <= min(1 << 24, n_rows * tables.n_latents), "a chunk has room for its nonzeros, at most 2^24")
+    need(sum(level_counts) == sum(counts), "there are as many levels as nonzeros")
+    lengths = source.varint(), source.varint()
+    support, levels = (Stream(source.take(4 * n)) for n in lengths)
+    source.end()
+
+    of_bin = [tables.support.weights[c] for c in tables.support.classes]
+    of_level_bin = [tables.levels.weights[c] for c in tables.levels.classes]
+    check_room(counts, of_bin, support, "the support")
+    check_room(level_counts, of_level_bin, levels, "what levels there are")
+    gaps = iter(values_of(support, [support.symbol(of_bin[b]) for b in range(n_bins) for _ in range(counts[b])]))
+    support.end()
+    ranks = []  # of the nonzeros of each bin
+    for count in counts:
+        rank, of = -1, set()
+        for _ in range(count):
+            rank += 1 + next(gaps)
+            of.add(rank)
+        ranks.append(of)
+
+    flat = levels_of(
+        levels, [of_level_bin[b] for b in range(n_level_bins) for _ in range(level_counts[b])], tables.signed
+    )
+    values = [flat[sum(level_counts[:b]) : sum(level_counts[: b + 1])] for b in range(n_level_bins)]
+    return run_network(network, n_rows, seq, ranks, values)
+
+
+def run_network(
+    network: Network, n_rows: int, seq: list[int] | None, ranks: list[set[int]], values: list[list[int]]
+) -> list[dict[int, int]]:
+    """Rows of levels. ranks: of the nonzeros of each bin; values: levels of each level bin, by position."""
+    r = network.n_hidden
+    order = sorted(range(len(network.block)), key=lambda f: (network.block[f], f))  # column -> latent
+    continues = [t > 0 and (seq is None or seq[t] == seq[t - 1]) for t in range(n_rows)] + [False]
+    sums = [[0] * r for _ in range(n_rows)]
+    gained = [0] * n_rows  # gains of the nonzeros so far
+    seen, taken = [0] * len(ranks), [0] * len(values)
+    rows: list[dict[int, int]] = [{} for _ in range(n_rows)]
+    for g in range(network.n_blocks):
+        hidden = [
+            [
+                min(max((a + c) >> shift, 0), 127)
+                for a, c, shift in zip(row, network.hidden_bias[g], network.hidden_shifts, strict=True)
+            ]
+            for row in sums
+        ]
+        found: list[list[tuple[int, int]]] = [[] for _ in range(n_rows)]  # column and gain of the block's nonzeros
+        for j in (j for j, f in enumerate(order) if network.block[f] == g):
+            for t in range(n_rows):
+                b = bin_of(hidden[t], network.out[j], network.biases[0][j], network.shifts[0], network.n_bins[0])
+                seen[b] += 1
+                if seen[b] - 1 in ranks[b]:
+                    n = network.n_bins[1]
+                    b = bin_of(hidden[t], network.level_out[j], network.biases[1][j], network.shifts[1], n)
+                    need(taken[b] < len(values[b]), "a level bin has the levels that the network puts there")
+                    level = rows[t][order[j]] = values[b][taken[b]]
+                    taken[b] += 1
+                    found[t].append((j, network.gains[min(abs(level), 16) - 1]))
+        if g == network.n_blocks - 1:
+            break
+        for t, nonzeros in enumerate(found):
+            gained[t] += sum(gain for _, gain in nonzeros)
+            for j, gain in nonzeros if gained[t] <= 1 << 15 else []:
+                here, after, before = split(network.context[j], r)
+                add(sums[t], gain, here)
+                if continues[t + 1]:
+                    add(sums[t + 1], gain, after)
+                if continues[t]:
+                    add(sums[t - 1], gain, before)
+    need(all(max(of, default=-1) < n for of, n in zip(ranks, seen, strict=True)), "a bin has cells for its nonzeros")
+    need(taken == [len(of) for of in values], "a level bin has no levels but those that the network puts there")
+    return rows
+
+
+def bin_of(hidden: list[int], weights: list[int], bias: int, shift: int, n_bins: int) -> int:
+    total = bias + sum(h * w for h, w in zip(hidden, weights, strict=True))
+    return min(max(total >> shift, 0), n_bins - 1)
+
+
+def add(sums: list[int], gain: int, weights: list[int]) -> None:
+    for k, weight in enumerate(weights):
+        sums[k] += gain * weight
 
 
 # -- Residual layer ----------------------------------------------------------------------------------------------------
@@ -410,8 +632,8 @@ def residual_of(payload: bytes) -> Residual:
     need(0 < step < math.inf and 0 < unit < math.inf, "step and unit are positive and finite")
     width, n_entries = sum(w for _, w in shapes), sum(m * w for m, w in shapes)
     need(width <= 1 << 24 and 1 <= n_entries <= 1 << 25, "a basis has 1 to 2^25 entries, a row at most 2^24 values")
-    basis = [unzigzag(n) for n in integers(source, n_entries, below=65537)]
-    mean = [unzigzag(n) for n in integers(source, width, below=(1 << 25) + 1)]
+    basis = unzigzags(integers(source, n_entries, below=65537))
+    mean = unzigzags(integers(source, width, below=(1 << 25) + 1))
     tables = table_set(source, sum(m for m, _ in shapes))
     centroids = centroids_of(source, len(tables.weights))
     source.end()
@@ -473,7 +695,7 @@ def reconstruct(rows: list[dict[int, int]], tables: Tables, w_dec: Any, b_dec: A
             norm = math.sqrt(sum(w * w for w in w_dec[f]))
             need(norm > 0, "a coded latent has a direction")
             magnitude = abs(level)
-            centroid = tables.centroids[tables.levels.classes[f]][magnitude - 1] if magnitude <= 16 else 0
+            centroid = tables.centroids[tables.centroid_classes[f]][magnitude - 1] if magnitude <= 16 else 0
             z = math.copysign((magnitude + centroid / 256) * tables.step / norm, level)
             need(abs(z) <= float(np.finfo(np.float32).max), "an activation is a finite float32")
             for j, w in enumerate(w_dec[f]):
@@ -503,13 +725,7 @@ def weights_frame(
     need(all(type(record.get(key)) is kind for key, kind in WEIGHT_FACTS.items()), "name, source and config")
     n_values = sum(math.prod(shape) for shape in shapes.values())
     need(4 * n_values <= 1 << 36, "weights have at most 2^36 bytes")
-    compressed = source.take(source.left())
-    try:
-        need(zstandard.frame_content_size(compressed) == 4 * n_values, "zstd announces the size that the shapes give")
-        planes = zstandard.ZstdDecompressor().decompress(compressed, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise Refused("the weights are one zstd frame") from error
-    need(len(planes) == 4 * n_values, "the weights have the size that the shapes give")
+    planes = unpacked(source.take(source.left()), 4 * n_values)
     interleaved = bytearray(4 * n_values)
     for k in range(4):
         interleaved[k::4] = planes[k * n_values : (k + 1) * n_values]
@@ -545,32 +761,54 @@ def decoder_id(w_dec: np.ndarray, b_dec: np.ndarray) -> str:
 
 
 def codec_id(tables: Tables, decoder: str, residual: Residual | None = None) -> str:
-    def flat(rows: list[list[int]]) -> tuple[str, list[int], list[int]]:
-        return "q", [len(rows), len(rows[0])], [value for row in rows for value in row]
+    def flat(rows: list[list[int]], width: int = 0) -> tuple[str, list[int], list[int]]:
+        """width: of rows that there may be none of."""
+        return "q", [len(rows), width or len(rows[0])], [value for row in rows for value in row]
 
-    arrays = {
-        "centroids": flat(tables.centroids),
-        "group_sizes": ("q", [len(tables.groups)], tables.groups),
-        "level_classes": ("q", [tables.n_latents], tables.levels.classes),
-        "level_weights": flat(tables.levels.weights),
-        "signed": ("q", [1], [int(tables.signed)]),
-        "support_classes": ("q", [tables.n_latents], tables.support.classes),
-        "support_weights": flat(tables.support.weights),
-    }
+    def one(values: list[int]) -> tuple[str, list[int], list[int]]:
+        return "q", [len(values)], values
+
+    arrays = {"centroids": flat(tables.centroids), "signed": one([int(tables.signed)])}
+    arrays["level_classes"] = one(tables.centroid_classes)
+    if tables.network:
+        network, r = tables.network, tables.network.n_hidden
+        arrays |= {
+            "bin_classes": one(tables.support.classes),
+            "bin_weights": flat(tables.support.weights),
+            "level_bin_classes": one(tables.levels.classes),
+            "level_bin_weights": flat(tables.levels.weights),
+            "network_scalars": one([*network.shifts, *network.n_bins]),
+            "network_block": one(network.block),
+            "network_gains": one(network.gains),
+            "network_shifts": one(network.hidden_shifts),
+            "network_bias": flat(network.hidden_bias),
+            "network_context": flat(network.context, 3 * r),
+            "network_out": flat(network.out),
+            "network_out_bias": one(network.biases[0]),
+            "network_level_out": flat(network.level_out),
+            "network_level_bias": one(network.biases[1]),
+        }
+    else:
+        arrays |= {
+            "group_sizes": one(tables.groups),
+            "level_weights": flat(tables.levels.weights),
+            "support_classes": one(tables.support.classes),
+            "support_weights": flat(tables.support.weights),
+        }
     facts = {
         "decoder_id": decoder,
         "kind": "codec",
-        "prior": "factorized",
+        "prior": tables.prior,
         "step": struct.pack("<d", tables.step).hex(),
     }
     if residual:
         facts["residual"] = struct.pack("<dd", residual.step, residual.unit).hex()
         arrays |= {
-            "residual_basis": ("q", [len(residual.basis)], residual.basis),
+            "residual_basis": one(residual.basis),
             "residual_blocks": flat([list(shape) for shape in residual.shapes]),
             "residual_centroids": flat(residual.centroids),
-            "residual_classes": ("q", [len(residual.tables.classes)], residual.tables.classes),
-            "residual_mean": ("q", [len(residual.mean)], residual.mean),
+            "residual_classes": one(residual.tables.classes),
+            "residual_mean": one(residual.mean),
             "residual_weights": flat(residual.tables.weights),
         }
     return _content_hash(facts, arrays)
@@ -600,6 +838,7 @@ def read_codec(data: bytes) -> CodecFile:
     kinds = ["CHED", *_table_kinds(head), *(["SAEW"] if embed == "sae" else [])]
     need([part.kind for part in parts] == kinds, f"frames {kinds}")
     tables = tables_of(parts[1].payload)
+    check_prior(head, tables)
     residual = residual_of(parts[2].payload) if "RTAB" in kinds else None
     need(codec_id(tables, decoder, residual) == identity_of(head, "codec_id"), "the codec is the one that is named")
     tensors = {}
@@ -708,6 +947,7 @@ def read_saec(data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None,
         layer = residual_of(frames[2].payload) if required else None
     if tables is None:
         raise Refused("the file needs its codec")
+    check_prior(header, tables)
     need(codec_id(tables, header["decoder_id"].hex(), layer) == header["codec_id"].hex(), "the codec is the file's")
     need((layer is not None) == required, "the codec has a residual layer exactly when one is required")
     need(layer is None or len(layer.mean) == header["width"], "the residual layer has the file's width")

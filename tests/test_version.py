@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from saecodec.errors import FormatError, UnsupportedError
-from saecodec.version import FEATURES, MAJOR_VERSION, check_version, versioned
+from saecodec.version import FEATURES, MAJOR_VERSION, check_prior, check_version, versioned
 
 
 def test_what_this_version_writes_it_reads() -> None:
@@ -49,3 +49,10 @@ def test_what_is_no_version_is_refused(version: Any) -> None:
 def test_what_is_no_list_of_features_is_refused(requires: Any) -> None:
     with pytest.raises(FormatError, match=r"file: .*requires"):
         check_version({"version": [1, 0], "requires": requires}, "file")
+
+
+@pytest.mark.parametrize("requires", [[], ["prior:context"], ["prior:factorized", "prior:context"]], ids=str)
+def test_a_header_requires_the_prior_that_its_tables_are_of_and_no_other(requires: list[str]) -> None:
+    check_prior({"requires": ["prior:factorized", "layer:residual"]}, "factorized", "a file")
+    with pytest.raises(FormatError, match="a file: requires .* where the prior is 'factorized'"):
+        check_prior({"requires": requires}, "factorized", "a file")

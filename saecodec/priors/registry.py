@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from saecodec.costs import Costs
 from saecodec.errors import UnsupportedError
 from saecodec.priors.factorized import FactorizedPrior
 from saecodec.wire import ByteReader
+
+CONTEXT: Final = "context"
+PRIORS: Final = (FactorizedPrior.name, CONTEXT)
 
 
 class Prior(Protocol):
@@ -62,4 +65,8 @@ def read_prior(name: str, reader: ByteReader) -> Prior:
     """The prior `name` from its `to_bytes`; UnsupportedError when this version does not know it."""
     if name == FactorizedPrior.name:
         return FactorizedPrior.read(reader)
-    raise UnsupportedError(f"{reader.what}: unknown prior {name!r}: this version knows {FactorizedPrior.name!r}")
+    if name == CONTEXT:
+        from saecodec.priors.context import ContextPrior  # its network takes torch, which the rest does without
+
+        return ContextPrior.read(reader)
+    raise UnsupportedError(f"{reader.what}: unknown prior {name!r}: this version knows {', '.join(PRIORS)}")

@@ -19,16 +19,19 @@ from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.decoding import verify_file
 from saecodec.formats.index import Index
 from saecodec.formats.saec import TRAILER, SaecFile, open_saec
-from saecodec.frames import frames, unpack_record
+from saecodec.frames import frame, frames, unpack_record
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
+from saecodec.priors.context import ContextPrior
 from saecodec.wire import ByteReader
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = ["decoder", "empty", "none", "residual", "residual_none", "tables"]
+FILES = ["context", "decoder", "empty", "none", "residual", "residual_none", "tables"]
 RESIDUAL = ["residual", "residual_none"]
 CODECS = ["none", "residual_none"]
-CHUNKS = ["columns", "signed"]
+CHUNKS = ["columns", "context_signed", "signed"]
+CONTEXT = ["context", "context_signed"]
+COMPRESSED = ["decoder", *CONTEXT]  # zstd frames are in their bytes
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def all_layers(file: SaecFile) -> Layers:
 
 
 def comparable(data: bytes, magic_bytes: int = 8) -> list[Any]:
-    """The frames of a file, weights unpacked and offsets as if there were none."""
+    """The frames of a file, what zstd packed unpacked, and offsets as if the frames with it were empty."""
     out, shift = [], 0
     for head, payload in frames(data[magic_bytes:], "golden"):
         content: Any = bytes(payload)
@@ -74,7 +77,14 @@ def comparable(data: bytes, magic_bytes: int = 8) -> list[Any]:
             reader = ByteReader(payload, "golden")
             record = bytes(reader.blob())
             content = (record, zstandard.ZstdDecompressor().decompress(bytes(reader.take(reader.left))))
-            shift = len(payload)
+            shift += len(payload)
+        elif head.kind == "TABL":
+            reader = ByteReader(payload, "golden")
+            prior, quantizer = LatentCodec.read(reader).prior, bytes(reader.take(reader.left))
+            if isinstance(prior, ContextPrior):
+                informative = {"cost": prior.cost, "cost_bin": prior.cost_bin}
+                content = ({name: a.tolist() for name, a in (prior.content() | informative).items()}, quantizer)
+                shift += len(payload)
         elif head.kind == "INDX":
             index = Index.from_bytes(payload, len(data), "golden")
             content = (index.leading, index.rows.tolist(), (index.offsets - shift).tolist(), index.lengths.tolist())
@@ -100,7 +110,8 @@ def test_a_golden_file_decodes_to_its_levels(name: str, make: ModuleType) -> Non
         assert (file.header.decoder_id, file.header.codec_id) == (wanted["decoder_id"], wanted["codec_id"])
         header = {key: getattr(file.header, key) for key in ("dtype", "chunk_rows", "embed", "user", "step")}
         assert {**header, "shape": list(file.shape)}.items() <= wanted["case"].items()
-        assert (file.header.made_by, file.header.prior) == ("saecodec golden", "factorized")
+        prior = "context" if name in CONTEXT else "factorized"
+        assert (file.header.made_by, file.header.prior) == ("saecodec golden", prior)
         verify_file(file)
 
 
@@ -126,13 +137,17 @@ def test_a_golden_file_decodes_to_its_residual_levels_and_its_base_layer(name: s
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_golden_files_name_the_residual_layer_and_its_version_only_when_they_have_it(name: str) -> None:
-    feature, version = (["layer:residual"], [1, 1]) if name in RESIDUAL else ([], [1, 0])
+def test_golden_files_name_the_features_that_they_have_and_the_version_of_these(name: str) -> None:
+    requires, version = ["prior:factorized"], [1, 0]
+    if name in RESIDUAL:
+        requires, version = ["prior:factorized", "layer:residual"], [1, 1]
+    elif name in CONTEXT:
+        requires, version = ["prior:context"], [1, 2]
     paths = [GOLDEN / f"{name}.saec", *([GOLDEN / f"{name}.saecodec"] if name in CODECS else [])]
     for path in paths:
         (_, payload), *_ = frames(path.read_bytes()[8:], "golden")
         head = unpack_record(payload, "golden")
-        assert (head["version"], head["requires"]) == (version, ["prior:factorized", *feature])
+        assert (head["version"], head["requires"]) == (version, requires)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -152,7 +167,7 @@ def test_the_same_codes_give_the_same_bytes(name: str, make: ModuleType) -> None
         codec, layers = file.codec.with_sae(make.golden_sae(make.FILES[name].architecture)), all_layers(file)
     written = make.FILES[name].encode(codec, layers)
     assert comparable(written) == comparable(golden)
-    if name != "decoder":
+    if name not in COMPRESSED:
         assert written == golden
 
 
@@ -178,12 +193,42 @@ def test_a_golden_chunk_decodes_to_its_levels_and_back_to_its_bytes(name: str, m
     codes = latents.unpack(chunk)
     assert latents.prior.signed == wanted["case"]["signed"] == (codes.levels.min() < 0)
     assert make.described(codes) == {key: wanted[key] for key in ("levels", "columns")}
-    assert make.CHUNKS[name].encode(latents, make.CHUNKS[name].codes()) == golden
-    assert make.CHUNKS[name].encode(latents, codes) == golden
+    for again in (make.CHUNKS[name].codes(), codes):
+        written = make.CHUNKS[name].encode(latents, again)
+        assert comparable(written, 0) == comparable(golden, 0)
+        if name not in COMPRESSED:
+            assert written == golden
+
+
+@pytest.mark.parametrize("name", CONTEXT)
+def test_golden_context_priors_are_those_of_the_formulas_and_their_bins_depend_on_all_rows(
+    name: str, make: ModuleType
+) -> None:
+    if name in FILES:
+        sae = make.golden_sae(make.FILES[name].architecture)
+        made = make.FILES[name].codec(sae).latents
+        with opened(name, make) as file:
+            prior, codes = file.codec.latents.prior, all_codes(file)
+    else:
+        codes = make.CHUNKS[name].codes()
+        made = make.CHUNKS[name].latents(codes)
+        (_, tables), _ = frames((GOLDEN / f"{name}.frames").read_bytes(), "golden")
+        prior = LatentCodec.from_bytes(tables).prior
+    assert isinstance(prior, ContextPrior)
+    assert comparable(frame("TABL", made.to_bytes()), 0) == comparable(frame("TABL", LatentCodec(prior).to_bytes()), 0)
+    with_neighbours, alone = prior.binned(codes), prior.binned(codes, neighbours=False)
+    found = np.bincount(with_neighbours.bins, minlength=prior.network.n_bins)
+    assert found[0] > 0
+    assert found[-1] > 0
+    assert np.count_nonzero(found) > 0.75 * len(found)
+    assert (np.bincount(with_neighbours.level_bins, minlength=prior.network.n_level_bins) > 0).all()
+    assert 0.2 < (with_neighbours.bins != alone.bins).mean() < 0.8
+    assert (with_neighbours.level_bins != alone.level_bins).mean() > 0.2
+    assert np.abs(codes.levels).max() > 16
 
 
 def test_golden_codes_are_not_trivial(make: ModuleType) -> None:
-    for name in (*FILES[:1], *FILES[2:], *CHUNKS):  # all but empty
+    for name in (*(name for name in FILES if name != "empty"), *CHUNKS):
         levels = expected(name)["levels"]
         density = levels["nonzeros"] / np.prod(levels["shape"])
         assert 0.02 < density < 0.3, name

@@ -28,6 +28,9 @@ from saecodec.frames import frame
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
 from saecodec.nonlinearity import JumpReLU, ReLU
+from saecodec.priors.context import ContextPrior
+from saecodec.priors.network import Network
+from saecodec.quantizer import Quantizer
 from saecodec.residual import Block, ResidualLayer
 from saecodec.sae import SAE, Encoder
 from saecodec.table_set import TableSet
@@ -67,6 +70,48 @@ def golden_rows(n: int) -> NDArray[np.float32]:
     return scaled(values, 6).numpy()
 
 
+def golden_prior(n_blocks: int, empty: int, rank: int, n_bins: int, n_level_bins: int, signed: bool) -> ContextPrior:
+    """A context prior of F = 48; block `empty` has no latent. By hand: trained networks differ between machines.
+
+    Scaled so that logits and scores of the golden codes reach below the first bin and above the last one.
+    """
+    f, latent, unit = LATENTS, np.arange(LATENTS), np.arange(rank)
+    block = np.delete(np.arange(n_blocks), empty)[latent * 5 // 3 % (n_blocks - 1)]
+    n_context = int((block < n_blocks - 1).sum())
+    shift, level_shift = 9, 10
+    network = Network(
+        block=block,
+        gains=5 + 2 * np.arange(16),
+        context=integers((n_context, 3 * rank), 7, 13, 5, 255).astype(np.int8),
+        bias=integers((n_blocks, rank), 3, 411, 17, 2047),
+        shifts=4 + unit % 3,
+        out=integers((f, rank), 11, 29, 3, 255).astype(np.int8),
+        out_bias=integers((f, 1), 5, 0, 0, 41)[:, 0] * 200 + (n_bins << shift - 1),
+        level_out=integers((f, rank), 2, 19, 7, 253).astype(np.int8),
+        level_bias=integers((f, 1), 3, 0, 0, 37)[:, 0] * 200 + (n_level_bins << level_shift - 1),
+        shift=shift,
+        level_shift=level_shift,
+        n_bins=n_bins,
+        n_level_bins=n_level_bins,
+    )
+    return ContextPrior(
+        network,
+        support=falling_tables(n_bins, 7),
+        levels=falling_tables(n_level_bins, 5),
+        level_class=latent % 3,
+        cost=20 + latent,
+        cost_bin=latent % n_level_bins,
+        signed=signed,
+    )
+
+
+def falling_tables(n_bins: int, n_classes: int) -> TableSet:
+    """Tables of bins, the steeper the later."""
+    bucket, c = np.arange(60), np.arange(n_classes)[:, None]
+    codes = np.clip(38 - bucket * (1 + c) // 3 + integers((n_classes, 60), 2, 3, 1, 5), 1, 40)
+    return TableSet(np.arange(n_bins) * n_classes // n_bins, codes, 1)
+
+
 @dataclass(frozen=True)
 class FileCase:
     """A `.saec` file, and a codec file beside it when it embeds nothing."""
@@ -78,6 +123,10 @@ class FileCase:
     chunk_rows: int
     embed: str
     user: dict[str, str]
+
+    def codec(self, sae: SAE) -> Codec:
+        """A codec for the rows of the formula."""
+        return replace(Codec.fit(sae, golden_rows(400), self.step), residual=self.layer())
 
     def layers(self, codes: Codes) -> Layers:
         """What is coded."""
@@ -127,6 +176,28 @@ class ResidualCase(FileCase):
 
 
 @dataclass(frozen=True)
+class ContextCase(FileCase):
+    """The same with a context prior, made by `golden_prior`, and sequences of changing lengths in a column `seq`."""
+
+    n_blocks: int
+    empty: int
+    rank: int
+    n_bins: int
+    n_level_bins: int
+
+    def codec(self, sae: SAE) -> Codec:
+        prior = golden_prior(self.n_blocks, self.empty, self.rank, self.n_bins, self.n_level_bins, signed=False)
+        quantizer = Quantizer(self.step, integers((3, 16), 11, 5, 3, 57), prior.level_class)
+        return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae)
+
+    def layers(self, codes: Codes) -> Layers:
+        """With sequences of 9, 7, 5, 3 and 1 rows, again and again; an id comes back after others."""
+        t = np.arange(codes.n_rows)
+        sequence = t // 25 * 5 + np.searchsorted([9, 16, 21, 24], t % 25, side="right")
+        return Layers(replace(codes, columns={"seq": sequence * 7919 % 11, "token": t}))
+
+
+@dataclass(frozen=True)
 class ChunkCase:
     """A `LatentCodec` and one chunk, as frames TABL and CHNK without a magic."""
 
@@ -142,9 +213,28 @@ class ChunkCase:
         chosen = {name: columns[name].astype(np.int64) for name in self.columns}
         return Codes.from_dense(dense if self.signed else np.abs(dense), chosen)
 
+    def latents(self, codes: Codes) -> LatentCodec:
+        """A codec for these codes."""
+        return LatentCodec.fit([codes])
+
     def encode(self, latents: LatentCodec, codes: Codes) -> bytes:
         """The tables and the chunk."""
         return frame("TABL", latents.to_bytes()) + frame("CHNK", latents.pack(codes))
+
+
+@dataclass(frozen=True)
+class ContextChunkCase(ChunkCase):
+    """The same with a context prior, made by `golden_prior`."""
+
+    n_blocks: int
+    empty: int
+    rank: int
+    n_bins: int
+    n_level_bins: int
+
+    def latents(self, codes: Codes) -> LatentCodec:
+        sizes = self.n_blocks, self.empty, self.rank, self.n_bins, self.n_level_bins
+        return LatentCodec(golden_prior(*sizes, signed=self.signed))
 
 
 FILES = {
@@ -158,10 +248,12 @@ FILES = {
     "residual_none": ResidualCase(
         "standard", 0.5, (2, 40, WIDTH), "float16", 80, "none", {}, ((5, WIDTH),), 0.25, 2.0**-4
     ),
+    "context": ContextCase("standard", 0.25, (190, WIDTH), "float32", 64, "tables", {}, 5, 2, 12, 40, 14),
 }
 CHUNKS = {
     "signed": ChunkCase(200, True, ()),
     "columns": ChunkCase(200, False, ("sequence", "token", "constant")),
+    "context_signed": ContextChunkCase(150, True, (), 4, 3, 9, 100, 6),
 }
 
 
@@ -199,14 +291,14 @@ def main() -> None:
     """Write all files."""
     for name, case in FILES.items():
         sae, x = golden_sae(case.architecture), golden_rows(int(np.prod(case.shape[:-1])))
-        codec = replace(Codec.fit(sae, golden_rows(400), case.step), residual=case.layer())
+        codec = case.codec(sae)
         codes = codec.quantize(x)
         layers = case.layers(codes)
         (FOLDER / f"{name}.saec").write_bytes(case.encode(codec, layers))
         if case.embed == "none":
             save_codec(codec, FOLDER / f"{name}.saecodec", embed_sae=True, force=True)
         facts = {"decoder_id": codec.decoder_id, "codec_id": codec.codec_id, "sae_id": sae.sae_id}
-        content = {"case": vars(case), **facts, **described(codes)}
+        content = {"case": vars(case), **facts, **described(layers.codes)}
         if layers.residual is not None:
             content["residual"] = described_residual(layers.residual)
             content["first_rows_of_base"] = codec.reconstruct(codes)[:2].tolist()
@@ -214,7 +306,7 @@ def main() -> None:
         save_json(name, content)
     for name, chunk in CHUNKS.items():
         codes = chunk.codes()
-        (FOLDER / f"{name}.frames").write_bytes(chunk.encode(LatentCodec.fit([codes]), codes))
+        (FOLDER / f"{name}.frames").write_bytes(chunk.encode(chunk.latents(codes), codes))
         save_json(name, {"case": vars(chunk), **described(codes)})
 
 

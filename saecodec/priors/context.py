@@ -1,0 +1,272 @@
+"""The context prior: a latent's odds come from the other latents of its row, and of the rows beside it.
+
+A network (`network`) puts every cell, a latent in a row, into a bin of cells about equally likely to be nonzero. In a
+bin, the gaps between nonzeros are coded as the factorized prior codes those of a class: under a table fitted on rows
+that the network has not seen. So the network's confidence is never taken at its word, and no probability is computed.
+Levels likewise: a bin for each nonzero, a table for each bin. Normative: docs/format.md, "Context prior".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec import buckets
+from saecodec.batches import second_core
+from saecodec.codes import MAX_LEVEL, Codes
+from saecodec.costs import COST_LEVELS, Costs, value_bits
+from saecodec.errors import FormatError, InputError
+from saecodec.integers import pack_ints, unpack_ints
+from saecodec.priors.binned import Binned, BinQueues, first_of_bins, ranks_of
+from saecodec.priors.factorized import MAX_CELLS, MAX_NONZEROS
+from saecodec.priors.layout import Cells
+from saecodec.priors.network import Arithmetic, Network, Walk
+from saecodec.priors.network_bytes import pack_network, read_network
+from saecodec.priors.ranks import BinnedCells
+from saecodec.rangecoder import TOTAL
+from saecodec.runs import decode_runs, encode_runs
+from saecodec.sequences import linked_rows
+from saecodec.table_set import MAX_CLASSES, TableSet
+from saecodec.wire import ByteReader, varint, varints
+
+Integers = NDArray[np.int64]
+MAX_ACTIVATIONS: Final = 1 << 24
+"""Rows of a chunk times hidden units: what a walk holds in memory, several times over."""
+COST_UNIT: Final = 8  # of the stored costs, per bit
+MAX_COST: Final = 40 * COST_UNIT
+
+
+@dataclass(frozen=True, eq=False)
+class ContextPrior:
+    """A network, and tables of its bins.
+
+    support: tables of gaps; its members are the bins of logits. levels: tables of levels; its members are the bins of
+    scores. level_class: class of each latent that its centroids go by, int64 (F,). cost, cost_bin: what a nonzero of a
+    latent's support costs typically, in 1/8 bit, and the typical bin of its level, int64 (F,): they steer searches, and
+    decide no symbol. signed: levels carry a sign bit.
+    """
+
+    name: ClassVar[str] = "context"
+
+    network: Network
+    support: TableSet
+    levels: TableSet
+    level_class: Integers
+    cost: Integers
+    cost_bin: Integers
+    signed: bool
+
+    @property
+    def n_latents(self) -> int:
+        """F."""
+        return len(self.network.block)
+
+    @cached_property
+    def n_level_classes(self) -> int:
+        """How many classes there are that centroids go by."""
+        return int(self.level_class.max()) + 1
+
+    @cached_property
+    def arithmetic(self) -> Arithmetic:
+        """What the network is run with: float32 on the CPU. Another gives the same bytes."""
+        return Arithmetic(self.network)
+
+    # -- coding --------------------------------------------------------------------------------------------------------
+
+    def encode(self, codes: Codes) -> bytes:
+        """Support and levels of a chunk: counts of nonzeros by bin, then by level bin; the lengths of two streams in
+        words; the streams."""
+        self._check(codes)
+        binned = self.binned(codes)
+        level = binned.cells.level[binned.level_order]
+        magnitude, negative = np.abs(level).astype(np.int64) - 1, (level < 0).astype(np.int64)
+        (support,) = encode_runs(binned.gaps, binned.first_gap, [0, self.network.n_bins], self._models(self.support))
+        (levels,) = encode_runs(
+            magnitude,
+            binned.first_level,
+            [0, self.network.n_level_bins],
+            self._models(self.levels),
+            negative if self.signed else None,
+        )
+        counts = varints(np.diff(binned.first_gap)) + varints(np.diff(binned.first_level))
+        return counts + varints([len(support) // 4, len(levels) // 4]) + support + levels
+
+    def binned(self, codes: Codes, *, neighbours: bool = True) -> Binned:
+        """The symbols of a chunk. neighbours: let the rows beside a row be context, as in the bitstream."""
+        n, t = self.network, codes.n_rows
+        cells = n.layout.cells(codes)
+        linked = linked_rows(codes.columns, t) & neighbours
+        walk = Walk(self.arithmetic, linked)
+        rank, bins = np.empty(codes.nnz, np.int64), np.empty(codes.nnz, np.uint8)
+        level_bins, base = np.empty(codes.nnz, np.uint8), np.zeros(n.n_bins, np.int64)
+        with second_core() as ahead:
+            for block in _slices(cells.column, n.starts):
+                for start, end, binned in _slabs(walk, n.n_bins, ahead):
+                    a, b = np.searchsorted(cells.column[block], [start, end]) + block.start
+                    where = (cells.column[a:b] - start) * t + cells.row[a:b]
+                    bins[a:b] = binned.bins[where]
+                    rank[a:b] = base[bins[a:b]] + binned.ranks(where)
+                    base += binned.counts
+                level_bins[block] = walk.level_bins(cells.column[block], cells.row[block])
+                walk.enter(cells.column[block], cells.row[block], cells.level[block])
+        order = np.argsort(bins, kind="stable")
+        first = first_of_bins(bins, n.n_bins)
+        gaps = np.diff(rank[order], prepend=-1) - 1
+        heads = first[:-1][first[:-1] < first[1:]]
+        gaps[heads] = rank[order[heads]]
+        level_order = np.argsort(level_bins, kind="stable")
+        return Binned(cells, gaps, first, level_order, first_of_bins(level_bins, n.n_level_bins), bins, level_bins)
+
+    def decode(self, reader: ByteReader, n_rows: int, columns: Mapping[str, Integers]) -> Codes:
+        """The inverse of `encode`; FormatError when the bytes are not a chunk of `n_rows` rows."""
+        what, n = reader.what, self.network
+        counts, level_counts, lengths = self._read_head(reader, n_rows)
+        streams = [reader.take(4 * length) for length in lengths]
+        first = np.concatenate([[0], np.cumsum(counts)])
+        gaps, _ = decode_runs(streams[:1], first, [0, n.n_bins], self._models(self.support), what, False)
+        ranks = BinQueues(ranks_of(gaps, first, n_rows * self.n_latents, what), first)
+        first = np.concatenate([[0], np.cumsum(level_counts)])
+        magnitude, negative = decode_runs(
+            streams[1:], first, [0, n.n_level_bins], self._models(self.levels), what, self.signed
+        )
+        if len(magnitude) and magnitude.max() >= MAX_LEVEL:
+            raise FormatError(f"{what}: a level exceeds 2^20")
+        signs = 1 - 2 * negative if self.signed else 1
+        levels = BinQueues((magnitude + 1) * signs, first)
+        parts = []
+        walk, base = Walk(self.arithmetic, linked_rows(columns, n_rows)), np.zeros(n.n_bins, np.int64)
+        with second_core() as ahead:
+            for _ in range(n.n_blocks):
+                found = [np.zeros(0, np.int64)]
+                for start, _, binned in _slabs(walk, n.n_bins, ahead):
+                    rank, bins = ranks.take_below(base + binned.counts)
+                    found.append(np.sort(binned.cells(rank - base[bins], bins)) + start * n_rows)
+                    base += binned.counts
+                where = np.concatenate(found)
+                column = where // max(n_rows, 1)
+                row = where - column * n_rows
+                level = levels.take(walk.level_bins(column, row), what).astype(np.int32)
+                parts.append(Cells(column, row, level))
+                walk.enter(column, row, level)
+        if ranks.left or levels.left:
+            raise FormatError(f"{what}: the gaps of the support lead past the end of a bin")
+        cells = Cells(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("column", "row", "level")))
+        return n.layout.codes(cells, n_rows)
+
+    def _models(self, tables: TableSet) -> list[object]:
+        return [tables.models[c] for c in tables.classes]
+
+    def _check(self, codes: Codes) -> None:
+        t, limit = codes.n_rows, MAX_ACTIVATIONS // self.network.rank
+        if codes.nnz > MAX_NONZEROS or t * self.n_latents > MAX_CELLS or t > limit:
+            raise InputError(
+                f"a chunk of {t} rows and {codes.nnz} nonzeros is too large for this prior (limits: {limit} rows, "
+                f"{MAX_NONZEROS} nonzeros): use fewer rows a chunk"
+            )
+        if not self.signed and codes.nnz and codes.levels.min() < 0:
+            raise InputError("this prior was fitted on activations that are never negative, but a level is")
+
+    def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[Integers, Integers, list[int]]:
+        """Counts of nonzeros by bin and by level bin, and lengths of the streams in words, checked for each other."""
+        n = self.network
+        if n_rows * self.n_latents > MAX_CELLS or n_rows * n.rank > MAX_ACTIVATIONS:
+            raise FormatError(f"{reader.what}: {n_rows} rows are too many for {self.n_latents} latents")
+        counts = np.array(reader.varints(n.n_bins, MAX_NONZEROS), np.int64)
+        level_counts = np.array(reader.varints(n.n_level_bins, MAX_NONZEROS), np.int64)
+        lengths = reader.varints(2, reader.left)
+        total = int(counts.sum())
+        if total > min(MAX_NONZEROS, n_rows * self.n_latents) or total != level_counts.sum():
+            raise FormatError(f"{reader.what}: {total} nonzeros and {level_counts.sum()} levels are not possible")
+        for found, tables, length in zip((counts, level_counts), (self.support, self.levels), lengths, strict=True):
+            # The range coder may undercut the ideal code length by its last word; 1 % is for the bound's rounding.
+            if 0.99 * (found * tables.least_bits[tables.classes]).sum() > 32.0 * length + 64:
+                raise FormatError(f"{reader.what}: {total} nonzeros cannot come from streams of these lengths")
+        return counts, level_counts, lengths
+
+    def stream_bytes(self, reader: ByteReader, n_rows: int) -> tuple[int, int]:
+        """Bytes of a chunk's support stream and of its levels stream, without decoding them."""
+        _, _, (support, levels) = self._read_head(reader, n_rows)
+        reader.take(4 * (support + levels))
+        return 4 * support, 4 * levels
+
+    # -- figures -------------------------------------------------------------------------------------------------------
+
+    def ideal_bits(self, codes: Codes) -> tuple[float, float]:
+        """Ideal code length of a chunk's support and levels under the tables, in bits, counts not included."""
+        support, levels = self.cell_bits(self.binned(codes))
+        return float(support.sum()), float(levels.sum())
+
+    def cell_bits(self, binned: Binned) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ideal code lengths of each nonzero's gap and level in bits, float64 (K,) each, in the order of the cells."""
+        place = np.argsort(binned.bins, kind="stable")
+        support = np.empty(len(place))
+        support[place] = symbol_bits(self.support)[binned.bins[place], buckets.bucket_of(binned.gaps)]
+        magnitude = np.abs(binned.cells.level).astype(np.int64) - 1
+        return support, symbol_bits(self.levels)[binned.level_bins, buckets.bucket_of(magnitude)] + self.signed
+
+    def costs(self) -> Costs:
+        """What a nonzero costs: of its support and its level's bin, what is typical of the latent."""
+        levels = np.pad(value_bits(self.levels.weights, COST_LEVELS - 1) + self.signed, ((0, 0), (1, 0)))
+        support = (self.cost / COST_UNIT).astype(np.float32)
+        return Costs(support, levels.astype(np.float32), self.levels.classes[self.cost_bin])
+
+    # -- storage -------------------------------------------------------------------------------------------------------
+
+    def content(self) -> dict[str, Integers]:
+        """Everything that decides a symbol, as integer arrays."""
+        return {
+            "signed": np.array([int(self.signed)]),
+            "bin_classes": self.support.classes,
+            "bin_weights": self.support.weights,
+            "level_bin_classes": self.levels.classes,
+            "level_bin_weights": self.levels.weights,
+            "level_classes": self.level_class,
+        } | {f"network_{name}": array for name, array in self.network.content().items()}
+
+    def to_bytes(self) -> bytes:
+        """The prior as a byte string (docs/format.md, "Context prior")."""
+        tables = self.support.to_bytes() + self.levels.to_bytes()
+        latents = b"".join(pack_ints(values) for values in (self.level_class, self.cost, self.cost_bin))
+        return varint(int(self.signed)) + pack_network(self.network) + tables + latents
+
+    @classmethod
+    def read(cls, reader: ByteReader) -> ContextPrior:
+        """Read what `to_bytes` wrote."""
+        signed = bool(reader.varint(1))
+        network = read_network(reader)
+        support, levels = (TableSet.read(reader, n) for n in (network.n_bins, network.n_level_bins))
+        below = (MAX_CLASSES, MAX_COST + 1, network.n_level_bins)
+        level_class, cost, cost_bin = (unpack_ints(reader, len(network.block), below=limit) for limit in below)
+        return cls(network, support, levels, level_class, cost, cost_bin, signed)
+
+
+def _slabs(walk: Walk, n_bins: int, ahead: Executor) -> Iterator[tuple[int, int, BinnedCells]]:
+    """The slabs of the walk's block, each computed while the one before it is looked at."""
+    spans = walk.slabs()
+
+    def look(span: tuple[int, int]) -> BinnedCells:
+        return BinnedCells(walk.bins(*span), n_bins)
+
+    jobs = deque(ahead.submit(look, span) for span in spans[:1])
+    for i, (start, end) in enumerate(spans):
+        jobs.extend(ahead.submit(look, span) for span in spans[i + 1 : i + 2])
+        yield start, end, jobs.popleft().result()
+
+
+def _slices(column: Integers, starts: list[int]) -> list[slice]:
+    """The nonzeros of each block."""
+    cuts = np.searchsorted(column, starts).tolist()
+    return [slice(a, b) for a, b in pairwise(cuts)]
+
+
+def symbol_bits(tables: TableSet) -> NDArray[np.float64]:
+    """Bits of a value of each bucket, offset included, under the table of each member: float64 (B, 304)."""
+    return np.asarray(buckets.OFFSET_BITS - np.log2(tables.weights[tables.classes] / TOTAL))
