@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results rd clean
+.PHONY: help demo test lint results rd context clean
 
 help:
 	@echo "make demo      compress the bundled activations and show rate and distortion"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make results   measure again what docs/results.md reports (DATA=folder)"
 	@echo "make rd        measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
+	@echo "make context   measure docs/context.json again, which results.md shows (DATA=folder; two hours)"
 	@echo "make clean     remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.
@@ -47,6 +48,9 @@ rd: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
 	rm -f docs/rd.json
 	$(BIN)/python docs/make_rd.py $(DATA)
+
+context: $(STAMP)
+	$(BIN)/python docs/make_context.py $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ from saecodec.cli.options import (
     json_option,
     key_option,
     sae_option,
+    seq_option,
 )
 
 
@@ -25,6 +26,7 @@ from saecodec.cli.options import (
 @codec_option
 @click.option("-o", "--output", required=True, metavar="OUT.saec", help="File to write.")
 @goal_options
+@seq_option
 @chunk_rows_option
 @embed_option
 @click.option("--note", multiple=True, metavar="KEY=VALUE", help="Metadata to store in the file; may be repeated.")
@@ -42,6 +44,7 @@ def encode(
     step: str | None,
     search: str | None,
     residual: bool,
+    seq: str | None,
     chunk_rows: int,
     embed: str | None,
     note: tuple[str, ...],
@@ -70,6 +73,7 @@ def encode(
     from saecodec.formats.arrays import open_array
     from saecodec.formats.atomic import check_output_path
     from saecodec.formats.encoding import encode_array
+    from saecodec.formats.sequence_ids import load_sequence_ids
 
     if not all("=" in pair for pair in note):
         raise click.UsageError("--note takes KEY=VALUE")
@@ -85,6 +89,7 @@ def encode(
             sae=model,
             codec=fitted,
             goal=wanted,
+            seq=load_sequence_ids(seq, source.n_rows) if seq else None,
             chunk_rows=chunk_rows,
             embed=embed,
             user=dict(pair.split("=", 1) for pair in note),

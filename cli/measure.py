@@ -15,6 +15,7 @@ from saecodec.cli.options import (
     json_option,
     key_option,
     sae_option,
+    seq_option,
 )
 
 
@@ -23,6 +24,7 @@ from saecodec.cli.options import (
 @sae_option
 @codec_option
 @goal_options
+@seq_option
 @chunk_rows_option
 @embed_option
 @key_option
@@ -37,6 +39,7 @@ def measure(
     step: str | None,
     search: str | None,
     residual: bool,
+    seq: str | None,
     chunk_rows: int,
     embed: str | None,
     key: str | None,
@@ -61,6 +64,7 @@ def measure(
     from saecodec.cli.render import measure_text
     from saecodec.formats.arrays import open_array
     from saecodec.formats.measuring import measure_array
+    from saecodec.formats.sequence_ids import load_sequence_ids
 
     wanted = goal(nmse, bits, step, search, residual)
     source = open_array(input, key)
@@ -72,6 +76,7 @@ def measure(
             codec=fitted,
             codec_bytes=file_bytes(codec),
             goal=wanted,
+            seq=load_sequence_ids(seq, source.n_rows) if seq else None,
             chunk_rows=chunk_rows,
             embed=embed,
             progress=progress,

@@ -57,11 +57,19 @@ def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def goal(nmse: float | None, bits: float | None, step: str | None, search: str | None, residual: bool) -> Goal:
+def goal(
+    nmse: float | None,
+    bits: float | None,
+    step: str | None,
+    search: str | None,
+    residual: bool,
+    prior: str = "factorized",
+    fit_seconds: float = 480.0,
+) -> Goal:
     """The goal that the options of `goal_options` ask for."""
     from saecodec.goal import Goal
 
-    return Goal.of(step, nmse, bits, search, residual)
+    return Goal.of(step, nmse, bits, search, residual, prior, fit_seconds)
 
 
 chunk_rows_option = click.option(
@@ -71,6 +79,12 @@ chunk_rows_option = click.option(
     show_default=True,
     metavar="N",
     help="Rows of a chunk: the unit of random access.",
+)
+seq_option = click.option(
+    "--seq",
+    metavar="IDS.npy",
+    help="Sequence id of each row, integers: context does not cross from one sequence to another. Default with the "
+    "context prior: the second-to-last dimension of INPUT is a sequence, if it has three or more.",
 )
 embed_option = click.option(
     "--embed",

@@ -97,6 +97,7 @@ def measure_text(report: dict[str, Any], name: str) -> str:
         head += "; outside it: " + ", ".join(f"{what} {n}" for what, n in missing)
     if outside["codec_bytes"]:
         rate.insert(1, ("  and with the codec file", number(report["bits_per_row_with_codec"])))
+    context = context_text(report["context"]) if report["context"] is not None else []
     return "\n".join(
         [
             head,
@@ -108,9 +109,54 @@ def measure_text(report: dict[str, Any], name: str) -> str:
             pairs(split),
             "estimates on the same codes (bits per row; arXiv 2410.11179)",
             pairs(other),
+            *context,
             f"time: {seconds}",
         ]
     )
+
+
+def context_text(found: dict[str, Any]) -> list[str]:
+    """What the context prior saves: lines for `measure_text`."""
+    support, falls = found["support"], found["dependence"]
+    models = [
+        ("independent latents", "independent", None),
+        ("gap coding: a latent's bursts", "gaps", "time"),
+        ("given other latents of the row", "row", "row"),
+        ("given the rows beside as well", "neighbours", "neighbours"),
+    ]
+
+    def fall(name: str) -> str:
+        return f"{falls[name]['bits_per_row']:,.2f} ({100 * falls[name]['share']:.1f} %)"
+
+    lines = [
+        (label, number(support[model]) + ("" if step is None else f"   less by {fall(step)}"))
+        for label, model, step in models
+    ]
+    lines.append(("dependence in all", fall("total")))
+    even = found["break_even"]
+    bits = even["chunk_bits_per_row"]
+    paid = "never" if even["rows"] is None else f"after {even['rows']:,.0f} rows"
+    cost = [
+        ("chunks, factorized / context prior", f"{number(bits['factorized'])} / {number(bits['context'])}"),
+        ("codec larger by", size(even["codec_bytes_more"])),
+        ("pays for itself", paid),
+    ]
+    latents = [(f"latent {latent['latent']}", _dependent_text(latent)) for latent in found["latents"]]
+    return [
+        "support, latents told ever more (bits per row, ideal)",
+        pairs(lines),
+        "context prior against a factorized one fitted on these codes (bits per row)",
+        pairs(cost),
+        "latents whose support falls most (bits per row), and how often they fire given the strongest predecessors",
+        pairs(latents),
+    ]
+
+
+def _dependent_text(latent: dict[str, Any]) -> str:
+    where = {-1: " in the row before", 0: "", 1: " in the row after"}
+    before = [f"{100 * p['probability']:.0f} % given {p['latent']}{where[p['offset']]}" for p in latent["predecessors"]]
+    fires = ", ".join([f"fires in {100 * latent['rate']:.0f} % of rows", *before])
+    return f"{latent['independent']:.3f} -> {latent['context']:.3f}; {fires}"
 
 
 def bench_text(report: dict[str, Any]) -> str:

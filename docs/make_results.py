@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from make_context import page, table
 
 import saecodec
 from saecodec.codec import Codec
@@ -79,12 +80,6 @@ RATE_HEAD = [
     "L0 (B + log2 F)",
     "codec bytes outside",
 ]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def rates(data: Path, log: Callable[[str], None]) -> str:
@@ -375,6 +370,7 @@ def main() -> None:
         ("searches", lambda: searches(arguments.data)),
         ("speed", lambda: speed(arguments.data)),
         ("rd", rate_distortion),
+        ("context", lambda: page(json.loads((Path(__file__).parent / "context.json").read_text()))),
     ):
         if only is None or name in only:
             log(name)

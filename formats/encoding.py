@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from saecodec.formats.header import check_user
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.spool import Spool, code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
+from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
@@ -32,6 +33,7 @@ from saecodec.sequences import Chunking
 from saecodec.steering import Steering
 from saecodec.store import Store
 
+Ids = NDArray[np.integer[Any]]
 _INDEX_BYTES = 5  # an entry of the index, about
 
 
@@ -68,19 +70,20 @@ def fit_array(
     sae: SAE,
     goal: Goal | None = None,
     *,
+    seq: Ids | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     verify: bool = True,
     progress: Progress = no_progress,
 ) -> Codec:
     """Fit a codec on all rows of an array; the bits of a target are those of the rows, without the codec file.
 
-    verify: hold a target on all rows, not on a sample of them alone; what it reached is then in the codec's `info`.
-    InputError names the first row that holds NaN or infinity;
-    TargetError when a target is out of reach.
+    seq: sequence ids, see `encode_array`. verify: hold a target on all rows, not on a sample of them alone; what it
+    reached is then in the codec's `info`. InputError names the first row that holds NaN or infinity; TargetError when a
+    target is out of reach.
     """
     goal = goal or Goal.of()
     _check_width(source, sae)
-    chunking = Chunking.of(source.n_rows, chunk_rows)
+    chunking = _chunking(source, chunk_rows, seq, goal.prior)
     with _FileStores() as stores, _named(source):
         steering = Steering(sae, _rows(source, chunking), goal, chunking=chunking, stores=stores, progress=progress)
         return steering.fit(verify=verify, recode=True).codec
@@ -93,6 +96,7 @@ def encode_array(
     sae: SAE | None = None,
     codec: Codec | None = None,
     goal: Goal | None = None,
+    seq: Ids | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     embed: str | None = None,
     user: dict[str, str] | None = None,
@@ -103,10 +107,11 @@ def encode_array(
 
     Without `codec`, one is fitted on the array itself and its tables are embedded. With it, steps and tables are the
     codec's, and so is the search unless another is asked for; the file names it by hash, and a target is met by the
-    search's slope alone. `sae` may be left out when the
-    codec holds the whole SAE. goal: see `Goal.of`; the bits of a target are those of the file. embed: "none" (needs
-    `codec`), "tables" or "decoder"; default "none" with a codec, "tables" without. force: overwrite. Nothing appears
-    under `path` unless all of it succeeds.
+    search's slope alone. `sae` may be left out when the codec holds the whole SAE. seq: sequence id of each row,
+    integers (T,), which is coded too; without it, the context prior takes those of an array (..., position, d). goal:
+    see `Goal.of`; the bits of a target are those of the file. embed: "none" (needs `codec`), "tables" or "decoder";
+    default "none" with a codec, "tables" without. force: overwrite. Nothing appears under `path` unless all of it
+    succeeds.
 
     Raises InputError (NaN, shapes, contradicting options), TargetError, MissingPieceError, IdentityError, OutputError.
     """
@@ -123,7 +128,7 @@ def encode_array(
         which = f"SAE {codec.info.get('sae', '?')!r}" if codec else "an SAE"
         raise MissingPieceError(f"encoding needs {which}: give it (-s SAE), or a codec fitted with --embed-sae")
     _check_width(source, sae)
-    chunking = Chunking.of(source.n_rows, chunk_rows)
+    chunking = _chunking(source, chunk_rows, seq, codec.latents.prior.name if codec is not None else goal.prior)
     check_user(user or {})
     if os.path.exists(path) and os.path.exists(source.path) and os.path.samefile(path, source.path):
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
@@ -143,7 +148,7 @@ def encode_array(
             coder, done = RowCoder(codec, goal.search), 0
             writer = writer_of(file, codec, source.shape)
             for x in source.batches(chunking.sizes):
-                writer.add(coder(x, done))
+                writer.add(coder(x, done).labelled(chunking, done))
                 done += len(x)
                 progress("encode", done, source.n_rows)
         else:
@@ -207,6 +212,14 @@ def _check_width(source: ArraySource, sae: SAE) -> None:
         raise InputError(
             f"{source.path}: shape {source.shape}, but the SAE {sae.name!r} codes rows of {sae.width} values"
         )
+
+
+def _chunking(source: ArraySource, chunk_rows: int, seq: Ids | None, prior: str) -> Chunking:
+    """Chunks of the rows. The context prior takes the ids of an array with positions from its shape."""
+    if seq is None and prior == CONTEXT and len(source.shape) > 2:
+        n_positions = source.shape[-2]
+        seq = np.repeat(np.arange(source.n_rows // max(n_positions, 1)), n_positions)
+    return Chunking.of(source.n_rows, chunk_rows, seq)
 
 
 def _rows(source: ArraySource, chunking: Chunking) -> Callable[[], Iterator[NDArray[np.float32]]]:

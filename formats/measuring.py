@@ -14,9 +14,12 @@ from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.distortion import Distortion
 from saecodec.estimates import CodeStatistics
 from saecodec.formats.array_source import ITEM_BYTES, ArraySource
-from saecodec.formats.encoding import EncodeReport, encode_array
+from saecodec.formats.context_report import ContextComparison
+from saecodec.formats.encoding import EncodeReport, Ids, encode_array
 from saecodec.formats.saec import SaecFile, open_saec
+from saecodec.frames import HEAD_BYTES
 from saecodec.goal import Goal
+from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.sae import SAE
 
@@ -28,6 +31,7 @@ def measure_array(
     codec: Codec | None = None,
     codec_bytes: int = 0,
     goal: Goal | None = None,
+    seq: Ids | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     embed: str | None = None,
     progress: Progress = no_progress,
@@ -40,7 +44,15 @@ def measure_array(
     with tempfile.TemporaryDirectory(prefix="saecodec-") as folder:
         path = os.path.join(folder, "measured.saec")
         encoded = encode_array(
-            source, path, sae=sae, codec=codec, goal=goal, chunk_rows=chunk_rows, embed=embed, progress=progress
+            source,
+            path,
+            sae=sae,
+            codec=codec,
+            goal=goal,
+            seq=seq,
+            chunk_rows=chunk_rows,
+            embed=embed,
+            progress=progress,
         )
         whole = sae if sae is not None else codec.sae if codec is not None else None
         with open_saec(path, sae=whole, codec=codec) as file:
@@ -76,6 +88,7 @@ def _report(
     distortion, statistics = Distortion(source.width), CodeStatistics(decoder.latents.prior.n_latents)
     base, alone = Distortion(source.width), _Alone(sae)
     ideal, seconds = [0.0, 0.0], 0.0
+    context = ContextComparison(decoder) if decoder.latents.prior.name == CONTEXT else None
     batches = source.batches(file.index.rows.tolist())
     for i, x in enumerate(batches):
         started = time.perf_counter()
@@ -87,6 +100,8 @@ def _report(
             base.add(x, decoder.reconstruct(codes))
         alone.add(x)
         statistics.add(codes)
+        if context is not None:
+            context.add(codes, int(file.index.lengths[i]) - HEAD_BYTES)
         ideal = [a + b for a, b in zip(ideal, decoder.latents.prior.ideal_bits(codes), strict=True)]
         progress("decode", distortion.n_rows, file.n_rows)
     rows, target = file.n_rows, encoded.goal.target
@@ -121,6 +136,8 @@ def _report(
         "ideal": {"support": per_row(ideal[0]), "levels": per_row(ideal[1])},
         "outside": outside,
         "bits_per_row_with_codec": per_row(8 * (file.size + outside["codec_bytes"])),
+        "prior": file.header.prior,
+        "context": None if context is None else context.report(),
         "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},
         "seconds": {"sae": alone.seconds, "encode": encoded.seconds, "decode": seconds},
         "sae": dict(file.header.sae) | {"decoder_id": file.header.decoder_id},

@@ -80,11 +80,13 @@ def feature_spool() -> Spool[Features]:
     return Spool(lambda features: (features.indptr, features.latents, features.values), Features)
 
 
-def code_spool(n_latents: int) -> Spool[Codes]:
-    """A spool of codes without columns."""
+def code_spool(n_latents: int, columns: tuple[str, ...] = ()) -> Spool[Codes]:
+    """A spool of codes with these columns."""
     return Spool(
-        lambda codes: (codes.indptr, codes.latents, codes.levels),
-        lambda indptr, latents, levels: Codes(indptr, latents, levels, n_latents),
+        lambda codes: (codes.indptr, codes.latents, codes.levels, *(codes.columns[name] for name in columns)),
+        lambda indptr, latents, levels, *values: Codes(
+            indptr, latents, levels, n_latents, dict(zip(columns, values, strict=True))
+        ),
     )
 
 

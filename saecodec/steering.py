@@ -18,9 +18,11 @@ from saecodec.costs import DEFAULT_SLOPE
 from saecodec.distortion import Distortion
 from saecodec.errors import InputError, TargetError
 from saecodec.features import Features
+from saecodec.fit_prior import ContextFitter
 from saecodec.fitting import Point, Rows, fit_features, fit_residual, fit_searched, joined
 from saecodec.goal import Goal
 from saecodec.layers import Layers
+from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.quantizer import Step
 from saecodec.rate_control import Sample, Target, Trials, find_point, find_slope
@@ -35,23 +37,26 @@ _SAMPLE: Final = (4096, 16384, 8)  # rows: at least, at most, and one in so many
 _BLOCK: Final = 128  # neighbouring rows are sampled together: the support's tables see bursts
 _ATTEMPTS: Final = 4
 _GIVEN_UP: Final = 0.05  # more than this above a target is an error; up to it, what was reached is told
+_CONTEXT_BITS: Final = 0.65  # of the factorized prior's, about: where to aim first
 _GOLDEN: Final = 0.618034
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """All rows, coded. codes, levels: chunk by chunk, levels only with a residual layer. reached: the figure that the
-    goal's target is about, None without a target. slope: what a bit was allowed to cost."""
+    """All rows, coded. codes, levels: chunk by chunk, levels only with a residual layer. chunking: of the rows, with
+    the sequence ids that belong to the codes. reached: the figure that the goal's target is about, None without a
+    target. slope: what a bit was allowed to cost."""
 
     codec: Codec
     codes: Store[Codes]
     levels: Store[NDArray[np.int32]] | None
+    chunking: Chunking
     reached: float | None = None
     slope: float = DEFAULT_SLOPE
 
     def layers(self) -> Iterator[Layers]:
         """The layers of each chunk."""
-        return joined(self.codes, self.levels)
+        return joined(self.chunking.labels(iter(self.codes)), self.levels)
 
 
 class Steering:
@@ -81,6 +86,7 @@ class Steering:
         self._rows, self._stores, self._progress = rows, stores, progress
         self._chunking, self._overhead = chunking, overhead
         self._features: Store[Features] | None = None
+        self._fit_context: ContextFitter | None = None
 
     def fit(self, *, verify: bool = True, recode: bool = False) -> Coded:
         """Fit a codec for the goal, and code all rows with it. TargetError when a target is out of reach.
@@ -91,22 +97,26 @@ class Steering:
         goal = self.goal
         if goal.plain or (goal.target is None and not self.n_rows):
             codes = self._stores.codes(self.sae.n_latents)
-            return Coded(fit_features(self.sae, self.features(), goal.step, codes), codes, None)
+            codec = fit_features(self.sae, self.features(), goal.step, codes)
+            return self._with_prior(Coded(codec, codes, None, self._chunking))
         trials = self._trials()
         if goal.target is None:
             step = goal.step.resolve(trials.rms)
             point = Point(step, residual_step=step / 2 if goal.residual else None)
-            return self._fit_at(trials, point, trials.base(Point(step), None, 3)[0])
+            return self._with_prior(self._fit_at(trials, point, trials.base(Point(step), None, 3)[0]))
         start: Codec | None = None
 
         def attempt(aim: Target) -> Coded:
             nonlocal start
             point, start = find_point(trials, aim, residual=goal.residual, start=start)
-            return self._fit_at(trials, point, start)
+            return self._with_prior(self._fit_at(trials, point, start))
 
+        aim = goal.target
+        if goal.prior == CONTEXT and aim.kind == "bits":
+            aim = Target("bits", aim.value / _CONTEXT_BITS)
         if not verify:
-            return attempt(goal.target)
-        coded = self._steer(attempt, goal.target, self._again if recode else self._reached)
+            return attempt(aim)
+        coded = self._steer(attempt, goal.target, self._again if recode else self._reached, aim)
         told = {"target": {goal.target.kind: goal.target.value, "reached": coded.reached}}
         return replace(coded, codec=replace(coded.codec, info={**coded.codec.info, **told}))
 
@@ -152,10 +162,18 @@ class Steering:
         else:
             codec = fit_searched(trials.search, lambda: (x for _, x in self._numbered("search")), start, point, codes)
         if point.residual_step is None:
-            return Coded(codec, codes, None)
+            return Coded(codec, codes, None, self._chunking)
         levels = self._stores.levels()
         rows: Rows = lambda: (x for _, x in self._numbered("residual"))  # noqa: E731
-        return Coded(fit_residual(codec, rows, point, codes, levels), codes, levels)
+        return Coded(fit_residual(codec, rows, point, codes, levels), codes, levels, self._chunking)
+
+    def _with_prior(self, coded: Coded) -> Coded:
+        """The rows under the prior that the goal asks for; their codes stay."""
+        if self.goal.prior != CONTEXT:
+            return coded
+        if self._fit_context is None:
+            self._fit_context = ContextFitter(self.sae.device, self.goal.fit_seconds, self._progress)
+        return replace(coded, codec=self._fit_context(coded.codec, _Labelled(coded.codes, self._chunking)))
 
     def _code_at(self, codec: Codec, slope: float, active: float | None) -> Coded:
         coder = RowCoder(codec, self.goal.search, slope, active)
@@ -165,11 +183,21 @@ class Steering:
             codes.append(layers.codes)
             if layers.residual is not None:
                 levels.append(layers.residual)
-        return Coded(codec, codes, levels if codec.residual is not None else None, None, slope)
+        held = levels if codec.residual is not None else None
+        return Coded(codec, codes, held, self._chunking, None, slope)
 
-    def _steer(self, attempt: Callable[[Target], Coded], target: Target, reach: Callable[[Coded], float]) -> Coded:
-        """Aim at the target, and beside it by what the last attempt missed, until `reach` says that it is met."""
-        aim, best, nearest = target, None, 0.0
+    def _steer(
+        self,
+        attempt: Callable[[Target], Coded],
+        target: Target,
+        reach: Callable[[Coded], float],
+        aim: Target | None = None,
+    ) -> Coded:
+        """Aim at the target, and beside it by what the last attempt missed, until `reach` says that it is met.
+
+        aim: the first, where it is known to differ.
+        """
+        aim, best, nearest = aim or target, None, 0.0
         for _ in range(_ATTEMPTS):
             try:
                 coded = attempt(aim)
@@ -217,6 +245,16 @@ class Steering:
             distortion.add(x, coded.codec.reconstruct(part.codes, part.residual))
         # Rows that do not vary have no NMSE; their energy takes the place of their variance, as in `Sample`.
         return distortion.squared_error / max(distortion.variance or distortion.energy, 1e-30)
+
+
+class _Labelled:
+    """The codes of a store with their sequence ids."""
+
+    def __init__(self, codes: Store[Codes], chunking: Chunking) -> None:
+        self._codes, self._chunking = codes, chunking
+
+    def __iter__(self) -> Iterator[Codes]:
+        return self._chunking.labels(iter(self._codes))
 
 
 def draw_sample(rows: Rows, n_rows: int) -> Sample:
