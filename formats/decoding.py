@@ -110,10 +110,10 @@ def _check_structure(file: SaecFile) -> int:
 def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progress) -> Distortion:
     """Distortion of a file's rows against the array they came from."""
     distortion = Distortion(file.header.width)
-    for x in source.batches(file.index.rows.tolist()):
+    for x, x_hat in zip(source.batches(file.index.filled_rows), file.batches(), strict=True):
         if not np.isfinite(x).all():
             bad = distortion.n_rows + int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
             raise InputError(f"{source.path}: row {bad} holds NaN or infinity: this is not the array that was encoded")
-        distortion.add(x, file.rows(distortion.n_rows, distortion.n_rows + len(x)))
+        distortion.add(x, x_hat)
         progress("decode", distortion.n_rows, file.n_rows)
     return distortion

@@ -24,6 +24,7 @@ from saecodec.formats.header import check_user
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.spool import Spool, code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
+from saecodec.layers import Layers
 from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
@@ -145,12 +146,9 @@ def encode_array(
         file = stores.enter_context(atomic_output(path, force=force))
         reached, slope = None, DEFAULT_SLOPE
         if codec is not None and goal.target is None:
-            coder, done = RowCoder(codec, goal.search), 0
-            writer = writer_of(file, codec, source.shape)
-            for x in source.batches(chunking.sizes):
-                writer.add(coder(x, done).labelled(chunking, done))
-                done += len(x)
-                progress("encode", done, source.n_rows)
+            coder = RowCoder(codec, goal.search)
+            numbered = zip(chunking.spans(), source.batches(chunking.sizes), strict=True)
+            chunks: Iterator[Layers] = (coder(x, first).labelled(chunking, first) for (first, _), x in numbered)
         else:
             steering = Steering(
                 sae,
@@ -162,12 +160,12 @@ def encode_array(
                 progress=progress,
             )
             coded = steering.fit() if codec is None else steering.code(codec)
-            reached, slope = coded.reached, coded.slope
-            writer, done = writer_of(file, coded.codec, source.shape), 0
-            for layers in coded.layers():
-                writer.add(layers)
-                done += layers.n_rows
-                progress("encode", done, source.n_rows)
+            codec, reached, slope = coded.codec, coded.reached, coded.slope
+            chunks = coded.layers()
+        writer, done = writer_of(file, codec, source.shape), 0
+        for n_rows in writer.add_all(chunks):
+            done += n_rows
+            progress("encode", done, source.n_rows)
         writer.finish()
         if goal.target is not None and goal.target.kind == "bits":
             reached = 8 * file.tell() / max(source.n_rows, 1)

@@ -54,6 +54,11 @@ class Index:
             raise FormatError(f"{what}: the index points outside the file")
         return cls(leading, rows, ends - lengths, lengths)
 
+    @property
+    def filled_rows(self) -> list[int]:
+        """Rows of each chunk that has any."""
+        return list(self.rows[self.rows > 0].tolist())
+
     @cached_property
     def first_row(self) -> NDArray[np.int64]:
         """First row of each chunk, and the number of rows: int64 (n + 1,)."""

@@ -89,10 +89,10 @@ def _report(
     base, alone = Distortion(source.width), _Alone(sae)
     ideal, seconds = [0.0, 0.0], 0.0
     context = ContextComparison(decoder) if decoder.latents.prior.name == CONTEXT else None
-    batches = source.batches(file.index.rows.tolist())
-    for i, x in enumerate(batches):
+    chunks, lengths = file.layers(), file.index.lengths[file.index.rows > 0]
+    for i, x in enumerate(source.batches(file.index.filled_rows)):
         started = time.perf_counter()
-        layers = file.chunk_layers(i)
+        layers = next(chunks)
         codes, x_hat = layers.codes, decoder.reconstruct(layers.codes, layers.residual)
         seconds += time.perf_counter() - started
         distortion.add(x, x_hat)
@@ -101,7 +101,7 @@ def _report(
         alone.add(x)
         statistics.add(codes)
         if context is not None:
-            context.add(codes, int(file.index.lengths[i]) - HEAD_BYTES)
+            context.add(codes, int(lengths[i]) - HEAD_BYTES)
         ideal = [a + b for a, b in zip(ideal, decoder.latents.prior.ideal_bits(codes), strict=True)]
         progress("decode", distortion.n_rows, file.n_rows)
     rows, target = file.n_rows, encoded.goal.target

@@ -217,13 +217,22 @@ class SaecFile:
 
     def codes(self, start: int = 0, stop: int | None = None) -> Iterator[Codes]:
         """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read."""
-        for i, part in self._parts(start, stop):
-            yield self.chunk(i)[part]
+        for layers in self.layers(start, stop, base_only=True):
+            yield layers.codes
 
     def layers(self, start: int = 0, stop: int | None = None, *, base_only: bool = False) -> Iterator[Layers]:
-        """Codes and residual levels of rows start:stop, chunk by chunk; base_only: the codes alone."""
-        for i, part in self._parts(start, stop):
-            yield self.chunk_layers(i, base_only=base_only)[part]
+        """Codes and residual levels of rows start:stop, chunk by chunk, empty chunks left out.
+
+        base_only: the codes alone.
+        """
+        from saecodec.batches import stream_batches
+
+        def read(wanted: tuple[int, slice]) -> Layers:
+            i, part = wanted
+            return self.chunk_layers(i, base_only=base_only)[part]
+
+        _ = self.codec  # read once, not by every core
+        return stream_batches(read, self._parts(start, stop))
 
     def _parts(self, start: int, stop: int | None) -> Iterator[tuple[int, slice]]:
         """The chunks that hold rows start:stop, and which of their rows these are."""
@@ -234,6 +243,8 @@ class SaecFile:
         for i in range(begin, len(self.index.rows)):
             if first[i] >= stop:
                 break
+            if first[i] == first[i + 1]:
+                continue
             yield i, slice(max(start - int(first[i]), 0), stop - int(first[i]))
 
     def chunk(self, i: int) -> Codes:

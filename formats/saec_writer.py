@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 import saecodec
+from saecodec.batches import stream_batches
 from saecodec.codec import Codec
 from saecodec.errors import InputError
 from saecodec.formats.header import EMBED, Header
@@ -70,8 +72,21 @@ class SaecWriter:
 
     def add(self, layers: Layers) -> None:
         """Write the next chunk."""
-        chunk, *rest = self._codec.pack(layers)
-        self._rows.append(layers.n_rows)
+        self._add(layers.n_rows, self._codec.pack(layers))
+
+    def add_all(self, chunks: Iterable[Layers]) -> Iterator[int]:
+        """Write the next chunks, which are packed on all cores; yields the rows of each."""
+
+        def pack(layers: Layers) -> tuple[int, list[bytes]]:
+            return layers.n_rows, self._codec.pack(layers)
+
+        for n_rows, parts in stream_batches(pack, chunks):
+            self._add(n_rows, parts)
+            yield n_rows
+
+    def _add(self, n_rows: int, parts: list[bytes]) -> None:
+        chunk, *rest = parts
+        self._rows.append(n_rows)
         self._offsets.append(self._at)
         self._lengths.append(len(chunk))
         for data in (chunk, *rest):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
 from threading import Lock
 from typing import TypeVar
 
@@ -23,25 +23,32 @@ def map_batches(function: Callable[[Batch], Result], batches: Sequence[Batch], d
     on a machine that does something else too, 10 to 20 times as long. A batch on a core waits for nobody, and its
     result does not depend on how many cores there are.
     """
-    if device.type != "cpu" or not batches:
+    if device.type != "cpu":
         return [function(batch) for batch in batches]
+    return [done.result() for done in _side_by_side(function, batches)]
+
+
+def stream_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
+    """function(batch) of batches that come one by one, as many at a time as there are cores, one batch a core.
+
+    What a batch raises is raised when its turn comes. No core is busy while the caller is: batches may be made with all
+    of them.
+    """
+    source = iter(batches)
+    while group := list(islice(source, torch.get_num_threads())):
+        for done in _side_by_side(function, group):
+            yield done.result()
+
+
+def _side_by_side(function: Callable[[Batch], Result], batches: Sequence[Batch]) -> list[Future[Result]]:
+    if not batches:
+        return []
     with _ONE_AT_A_TIME:
         cores = torch.get_num_threads()
-        workers = min(cores, len(batches))
         try:
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                return list(pool.map(function, batches))
+            with ThreadPoolExecutor(min(cores, len(batches)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                jobs = [pool.submit(function, batch) for batch in batches]
+                wait(jobs)
+                return jobs
         finally:
             torch.set_num_threads(cores)
-
-
-@contextmanager
-def second_core() -> Iterator[Executor]:
-    """A thread to hand work to, while torch keeps to one core in it and in the caller's: see `map_batches`."""
-    cores = torch.get_num_threads()  # of this thread
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(cores)

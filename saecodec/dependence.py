@@ -141,7 +141,7 @@ def _information(both: Counts, own: float, other: Counts, rows: float) -> Counts
     marginals = [own * other, own * (rows - other), (rows - own) * other, (rows - own) * (rows - other)]
     total = np.zeros(len(both))
     for n, m in zip(joint, marginals, strict=True):
-        total += np.where(n > 0, n * np.log2(np.maximum(n, 1) * rows / np.maximum(m, 1)), 0)
+        total += np.where(n > 0, n * np.log2(np.maximum(n, 1) * max(rows, 1) / np.maximum(m, 1)), 0)
     return total / max(rows, 1)
 
 

@@ -54,5 +54,5 @@ def test_what_is_no_list_of_features_is_refused(requires: Any) -> None:
 @pytest.mark.parametrize("requires", [[], ["prior:context"], ["prior:factorized", "prior:context"]], ids=str)
 def test_a_header_requires_the_prior_that_its_tables_are_of_and_no_other(requires: list[str]) -> None:
     check_prior({"requires": ["prior:factorized", "layer:residual"]}, "factorized", "a file")
-    with pytest.raises(FormatError, match="a file: requires .* where the prior is 'factorized'"):
+    with pytest.raises(FormatError, match=r"a file: requires .* where the prior is 'factorized'"):
         check_prior({"requires": requires}, "factorized", "a file")

@@ -8,9 +8,7 @@ Levels likewise: a bin for each nonzero, a table for each bin. Normative: docs/f
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec import buckets
-from saecodec.batches import second_core
 from saecodec.codes import MAX_LEVEL, Codes
 from saecodec.costs import COST_LEVELS, Costs, value_bits
 from saecodec.errors import FormatError, InputError
@@ -107,16 +104,16 @@ class ContextPrior:
         walk = Walk(self.arithmetic, linked)
         rank, bins = np.empty(codes.nnz, np.int64), np.empty(codes.nnz, np.uint8)
         level_bins, base = np.empty(codes.nnz, np.uint8), np.zeros(n.n_bins, np.int64)
-        with second_core() as ahead:
-            for block in _slices(cells.column, n.starts):
-                for start, end, binned in _slabs(walk, n.n_bins, ahead):
-                    a, b = np.searchsorted(cells.column[block], [start, end]) + block.start
-                    where = (cells.column[a:b] - start) * t + cells.row[a:b]
-                    bins[a:b] = binned.bins[where]
-                    rank[a:b] = base[bins[a:b]] + binned.ranks(where)
-                    base += binned.counts
-                level_bins[block] = walk.level_bins(cells.column[block], cells.row[block])
-                walk.enter(cells.column[block], cells.row[block], cells.level[block])
+        for block in _slices(cells.column, n.starts):
+            for start, end in walk.slabs():
+                a, b = np.searchsorted(cells.column[block], [start, end]) + block.start
+                binned = BinnedCells(walk.bins(start, end), n.n_bins)
+                where = (cells.column[a:b] - start) * t + cells.row[a:b]
+                bins[a:b] = binned.bins[where]
+                rank[a:b] = base[bins[a:b]] + binned.ranks(where)
+                base += binned.counts
+            level_bins[block] = walk.level_bins(cells.column[block], cells.row[block])
+            walk.enter(cells.column[block], cells.row[block], cells.level[block])
         order = np.argsort(bins, kind="stable")
         first = first_of_bins(bins, n.n_bins)
         gaps = np.diff(rank[order], prepend=-1) - 1
@@ -141,21 +138,23 @@ class ContextPrior:
             raise FormatError(f"{what}: a level exceeds 2^20")
         signs = 1 - 2 * negative if self.signed else 1
         levels = BinQueues((magnitude + 1) * signs, first)
-        parts = []
+        parts = [Cells(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))]
         walk, base = Walk(self.arithmetic, linked_rows(columns, n_rows)), np.zeros(n.n_bins, np.int64)
-        with second_core() as ahead:
-            for _ in range(n.n_blocks):
-                found = [np.zeros(0, np.int64)]
-                for start, _, binned in _slabs(walk, n.n_bins, ahead):
-                    rank, bins = ranks.take_below(base + binned.counts)
-                    found.append(np.sort(binned.cells(rank - base[bins], bins)) + start * n_rows)
-                    base += binned.counts
-                where = np.concatenate(found)
-                column = where // max(n_rows, 1)
-                row = where - column * n_rows
-                level = levels.take(walk.level_bins(column, row), what).astype(np.int32)
-                parts.append(Cells(column, row, level))
-                walk.enter(column, row, level)
+        for _ in range(n.n_blocks):
+            if not ranks.left:
+                break
+            found = [np.zeros(0, np.int64)]
+            for start, end in walk.slabs():
+                binned = BinnedCells(walk.bins(start, end), n.n_bins)
+                rank, bins = ranks.take_below(base + binned.counts)
+                found.append(np.sort(binned.cells(rank - base[bins], bins)) + start * n_rows)
+                base += binned.counts
+            where = np.concatenate(found)
+            column = where // max(n_rows, 1)
+            row = where - column * n_rows
+            level = levels.take(walk.level_bins(column, row), what).astype(np.int32)
+            parts.append(Cells(column, row, level))
+            walk.enter(column, row, level)
         if ranks.left or levels.left:
             raise FormatError(f"{what}: the gaps of the support lead past the end of a bin")
         cells = Cells(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("column", "row", "level")))
@@ -246,19 +245,6 @@ class ContextPrior:
         below = (MAX_CLASSES, MAX_COST + 1, network.n_level_bins)
         level_class, cost, cost_bin = (unpack_ints(reader, len(network.block), below=limit) for limit in below)
         return cls(network, support, levels, level_class, cost, cost_bin, signed)
-
-
-def _slabs(walk: Walk, n_bins: int, ahead: Executor) -> Iterator[tuple[int, int, BinnedCells]]:
-    """The slabs of the walk's block, each computed while the one before it is looked at."""
-    spans = walk.slabs()
-
-    def look(span: tuple[int, int]) -> BinnedCells:
-        return BinnedCells(walk.bins(*span), n_bins)
-
-    jobs = deque(ahead.submit(look, span) for span in spans[:1])
-    for i, (start, end) in enumerate(spans):
-        jobs.extend(ahead.submit(look, span) for span in spans[i + 1 : i + 2])
-        yield start, end, jobs.popleft().result()
 
 
 def _slices(column: Integers, starts: list[int]) -> list[slice]:

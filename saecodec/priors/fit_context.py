@@ -28,7 +28,7 @@ from saecodec.sequences import SEQUENCE, linked_rows
 from saecodec.table_set import TableSet
 
 LEAST_ROWS: Final = 512
-_HELDOUT_SHARE: Final = 20  # one in so many rows
+_HELDOUT: Final = (10, 20)  # one in so many rows: of few, of many
 _HELDOUT_RUN: Final = 8  # windows that are held out together
 _MAX_NONZEROS: Final = 1 << 26  # that are trained on; of more, chunks from all over are taken
 _FULL_ROWS: Final = 1 << 16  # that a network of full size takes
@@ -94,7 +94,7 @@ def _trained(
 ) -> Network:
     block = blocks(np.bincount(rows.latents, minlength=rows.n_latents), recipe.n_blocks)
     layout = Layout(block, np.zeros_like(block), (int(block.max()) + 1,))
-    gains = np.rint(GAIN_UNIT * np.arange(1, GAINS + 1) ** recipe.gain_power).astype(np.float32) / GAIN_UNIT
+    gains = context_gains(recipe.gain_power)
     parameters = train(rows, heldout, layout, gains, recipe, device, seconds, report)
     return quantize_network(parameters, block, gains, batch_of(rows[:_SAMPLE], layout, gains, device))
 
@@ -109,6 +109,11 @@ def blocks(counts: NDArray[np.int64], n_blocks: int) -> NDArray[np.int64]:
     return out
 
 
+def context_gains(power: float) -> NDArray[np.float32]:
+    """What levels 1 to 16 and above weigh as context: level^power, to a quarter, float32 (16,)."""
+    return np.asarray(np.rint(GAIN_UNIT * np.arange(1, GAINS + 1) ** power) / GAIN_UNIT, np.float32)
+
+
 def _within_memory(chunks: Iterable[Codes], n_latents: int) -> Codes:
     nnz = sum(part.nnz for part in chunks)
     share = min(1.0, _MAX_NONZEROS / max(nnz, 1))
@@ -120,9 +125,10 @@ def _split(codes: Codes) -> tuple[Codes, Codes]:
     """Rows to train on, and rows held out: runs of neighbouring windows from all over, with new sequence ids."""
     cuts = windows(codes)
     n_windows = len(cuts) - 1
-    run = max(1, min(_HELDOUT_RUN, n_windows // (2 * _HELDOUT_SHARE)))
-    held = (np.arange(n_windows) // run) % _HELDOUT_SHARE == _HELDOUT_SHARE // 2
-    if n_windows < _HELDOUT_SHARE:
+    one_in = _HELDOUT[0] if codes.n_rows < _FULL_ROWS else _HELDOUT[1]
+    run = max(1, min(_HELDOUT_RUN, n_windows // (2 * one_in)))
+    held = (np.arange(n_windows) // run) % one_in == one_in // 2
+    if n_windows < one_in:
         held = np.arange(n_windows) == n_windows // 2
     linked = linked_rows(codes.columns, codes.n_rows)
     row_held = np.repeat(held, np.diff(cuts))

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saecodec.priors.layout import Layout
+from saecodec.priors.layout import Layout, narrow
 
 EXACT: Final = 1 << 24  # integers up to here are exact in float32
 MAX_BIAS: Final = 1 << 22  # exclusive
@@ -33,7 +33,6 @@ MAX_SHIFT: Final = 23
 MAX_BINS: Final = 128
 _SLAB_CELLS: Final = 1 << 19  # looked at together
 _TILE: Final = 64  # columns whose logits are made together: few enough to stay in a core's cache
-_TILE_ROWS: Final = 512  # rows whose context is added together
 _TILE_NONZEROS: Final = 1024  # whose scores are made together
 
 assert 3 * ROW_GAIN * MAX_WEIGHT + MAX_BIAS <= EXACT
@@ -112,7 +111,7 @@ class Arithmetic:
 
         n = network
         self.gains = torch.from_numpy(n.gains).to(self.device, dtype)
-        self.context = scaled(n.context, np.tile(n.shifts, 3))
+        self.context = [scaled(table, n.shifts) for table in np.split(n.context, 3, axis=1)]
         self.bias = scaled(n.bias, n.shifts)
         self.out, self.out_bias = scaled(n.out, n.shift), scaled(n.out_bias, n.shift)
         self.level_out, self.level_bias = scaled(n.level_out, n.level_shift), scaled(n.level_bias, n.level_shift)
@@ -159,14 +158,20 @@ class Walk:
         a, n = self._a, self._a.network
         out = torch.empty((end - start, self._n_rows), dtype=torch.uint8, device=a.device)
         for c in range(start, end, _TILE):
-            some = slice(c, min(c + _TILE, end))
-            logits = self._logits[: some.stop - c]
-            if a.floating:
-                torch.addmm(a.out_bias[some, None], a.out[some], self._hidden.T, out=logits)
-            else:
-                torch.mm(a.out[some], self._hidden.T, out=logits).add_(a.out_bias[some, None])
-            out[c - start : some.stop - start] = a.floor(logits, n.shift, n.n_bins - 1)
+            last = min(c + _TILE, end)
+            out[c - start : last - start] = a.floor(self.logits(c, last), n.shift, n.n_bins - 1)
         return out.reshape(-1).cpu().numpy()
+
+    def logits(self, start: int, end: int) -> Tensor:
+        """Logits of a few columns of the block, (end - start, T), in memory that the next call takes again.
+
+        Floating ones are in widths of a bin, integers have not been shifted.
+        """
+        a, some = self._a, slice(start, end)
+        out = self._logits[: end - start]
+        if a.floating:
+            return torch.addmm(a.out_bias[some, None], a.out[some], self._hidden.T, out=out)
+        return torch.mm(a.out[some], self._hidden.T, out=out).add_(a.out_bias[some, None])
 
     def level_bins(self, column: Integers, row: Integers) -> NDArray[np.uint8]:
         """Bins of the levels of the block's nonzeros, uint8 (K,)."""
@@ -175,7 +180,8 @@ class Walk:
         for i in range(0, len(column), _TILE_NONZEROS):
             some = slice(i, i + _TILE_NONZEROS)
             c, t = (torch.from_numpy(where[some]).to(a.device) for where in (column, row))
-            score = a.level_out.index_select(0, c).mul_(self._hidden.index_select(0, t)).sum(1, dtype=a.dtype)
+            weights, hidden = a.level_out.index_select(0, c), self._hidden.index_select(0, t)
+            score = torch.linalg.vecdot(weights, hidden) if a.floating else (weights * hidden).sum(1, dtype=a.dtype)
             out[some] = a.floor(score.add_(a.level_bias[c]), n.level_shift, n.n_level_bins - 1)
         return out.cpu().numpy()
 
@@ -188,7 +194,7 @@ class Walk:
         if self._block < n.n_blocks - 1 and len(column):
             cell = np.minimum(np.abs(level), GAINS) - 1
             self._gain += np.bincount(row, n.gains[cell], self._n_rows).astype(np.int64)
-            order = np.argsort(row, kind="stable")
+            order = np.argsort(narrow(row, self._n_rows), kind="stable")
             if self._gain.max() > ROW_GAIN:
                 order = order[self._gain[row[order]] <= ROW_GAIN]
             self._add(column[order], row[order], cell[order])
@@ -196,25 +202,17 @@ class Walk:
 
     def _add(self, column: Integers, row: Integers, cell: NDArray[np.int32]) -> None:
         """Add nonzeros, sorted by row, to the sums of their rows and the rows beside these."""
-        a, r, t = self._a, self._a.network.rank, self._n_rows
+        a = self._a
         c, gain = torch.from_numpy(column).to(a.device), a.gains[torch.from_numpy(cell).to(a.device, torch.int64)]
-        starts = np.searchsorted(row, np.arange(t + 1))
-        for first in range(0, t, _TILE_ROWS):
-            end = min(first + _TILE_ROWS, t)
-            some = slice(int(starts[first]), int(starts[end]))
-            if some.start == some.stop:
-                continue
+        starts = torch.from_numpy(np.searchsorted(row, np.arange(self._n_rows))).to(a.device)
+        t = torch.from_numpy(row).to(a.device)
+
+        def summed(table: Tensor) -> Tensor:
             if a.floating:
-                bags = torch.from_numpy(starts[first:end] - some.start).to(a.device)
-                own = torch.nn.functional.embedding_bag(
-                    c[some], a.context, bags, mode="sum", per_sample_weights=gain[some]
-                )
-            else:
-                own = torch.zeros((end - first, 3 * r), dtype=a.dtype, device=a.device)
-                own.index_add_(
-                    0, torch.from_numpy(row[some] - first).to(a.device), a.context[c[some]] * gain[some, None]
-                )
-            self._sum[first:end] += own[:, :r]
-            last, begin = min(end, t - 1), max(first, 1)
-            self._sum[first + 1 : last + 1].addcmul_(own[: last - first, r : 2 * r], self._linked[first:last])
-            self._sum[begin - 1 : end - 1].addcmul_(own[begin - first :, 2 * r :], self._linked[begin - 1 : end - 1])
+                return torch.nn.functional.embedding_bag(c, table, starts, mode="sum", per_sample_weights=gain)
+            return torch.zeros_like(self._sum).index_add_(0, t, table[c] * gain[:, None])
+
+        own, after, before = a.context
+        self._sum += summed(own)
+        self._sum[1:].addcmul_(summed(after)[:-1], self._linked)
+        self._sum[:-1].addcmul_(summed(before)[1:], self._linked)

@@ -16,9 +16,9 @@ GAIN_UNIT: Final = 4
 """Of integer gains, per real one."""
 _HIDDEN_SHARE: Final = 0.9995  # of hidden activations that are not cut off above
 _WEIGHT_SHARE: Final = 0.9999  # of output weights that are not cut off
-_BIN_NATS: Final = 0.25  # of a bin of logits
+BIN_NATS: Final = 0.25  # of a bin of logits
 _LEAST_LOGIT, _MOST_LOGIT = -14.0, 10.0
-_OUTSIDE: Final = 1e-3  # share of the nonzeros that lie in the first and in the last bin
+_OUTSIDE: Final = (5e-3, 1e-3)  # shares of the nonzeros in the first bin, where most cells are, and in the last
 _LEVEL_BINS: Final = 32
 
 
@@ -36,8 +36,8 @@ def quantize_network(p: Parameters, block: NDArray[np.int64], gains: NDArray[np.
     step = np.exp2(shifts) / unit  # what one unit of a hidden activation stands for
     half = np.where(shifts > 0, np.exp2(shifts - 1), 0)  # shifts round down
     low, high = logits
-    n_bins = max(2, int(np.ceil((high - low) / _BIN_NATS)) + 1)
-    out, out_bias, shift = _quantized_head(_numpy(p.out) * step, _numpy(p.out_bias) - low, _BIN_NATS)
+    n_bins = max(2, int(np.ceil((high - low) / BIN_NATS)) + 1)
+    out, out_bias, shift = _quantized_head(_numpy(p.out) * step, _numpy(p.out_bias) - low, BIN_NATS)
     low, high = scores
     width = max(high - low, 1e-3) / (_LEVEL_BINS - 1)
     level_out, level_bias, level_shift = _quantized_head(_numpy(p.level_out) * step, _numpy(p.level_bias) - low, width)
@@ -82,7 +82,7 @@ def _ranges(p: Parameters, sample: Batch) -> tuple[NDArray[np.float64], tuple[fl
         columns, seen = slice(*p.shape.starts[i : i + 2]), hidden[block.row]
         for found, out, bias in ((logits, p.out, p.out_bias), (scores, p.level_out, p.level_bias)):
             found.append(_numpy((seen * out[columns][block.column]).sum(1) + bias[columns][block.column]))
-    spans = [np.quantile(np.concatenate(found), [_OUTSIDE, 1 - _OUTSIDE]) for found in (logits, scores)]
+    spans = [np.quantile(np.concatenate(found), [_OUTSIDE[0], 1 - _OUTSIDE[1]]) for found in (logits, scores)]
     low, high = spans[0].clip(_LEAST_LOGIT, _MOST_LOGIT)
     return _numpy(torch.stack(tops).amax(0)), (float(low), float(high)), (float(spans[1][0]), float(spans[1][1]))
 

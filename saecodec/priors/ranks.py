@@ -32,8 +32,11 @@ class BinnedCells:
         self.bins = bins
         self._spans = padded.reshape(n_spans, _SPAN)
         width = n_bins + 1
-        where = np.arange(n_spans)[:, None] * width + self._spans
-        counts = np.bincount(where.reshape(-1), minlength=n_spans * width).reshape(n_spans, width)
+        # Most cells are in bin 0, that of all the unlikely ones: it gets what the others leave of a span.
+        others = np.flatnonzero(padded != 0)
+        where = (others >> _SPAN_BITS) * width + padded[others]
+        counts = np.bincount(where, minlength=n_spans * width).reshape(n_spans, width)
+        counts[:, 0] = _SPAN - counts.sum(1)
         self._before = np.zeros(
             (n_spans + 1, n_bins), np.int32
         )  # a block is small, and half the bytes are twice as fast

@@ -132,22 +132,23 @@ class _Schedule:
 
     def __init__(self, cuts: NDArray[np.int64], recipe: Recipe, random: np.random.Generator) -> None:
         self._first, self._length = cuts[:-1], np.diff(cuts)
-        mean = float(self._length.mean())
-        self._taken = max(_PARTS, round(recipe.batch_rows / max(mean, 1)))
         self._random = random
-        wanted = round(recipe.passes * len(self._first) / self._taken)
-        self.n_steps = min(max(wanted, _STEPS[0]), _STEPS[1])
-        longest = np.sort(self._length)[::-1]
-        self.part_rows = int(longest[: -(-self._taken // _PARTS)].sum())  # at most
+        self._wanted = max(1, recipe.batch_rows // _PARTS)
+        self.part_rows = self._wanted + _WINDOW  # at most
+        steps = round(recipe.passes * int(self._length.sum()) / (self._wanted * _PARTS))
+        self.n_steps = min(max(steps, _STEPS[0]), _STEPS[1])
 
     def __iter__(self) -> Iterator[list[tuple[int, NDArray[np.int64], int]]]:
         queue = np.zeros(0, np.int64)
         while True:
-            while len(queue) < self._taken:
-                queue = np.concatenate([queue, self._random.permutation(len(self._first))])
-            taken, queue = queue[: self._taken], queue[self._taken :]
-            seeds = self._random.integers(1 << 60, size=_PARTS).tolist()
-            yield [(i, self._rows(taken[i::_PARTS]), seeds[i]) for i in range(_PARTS)]
+            jobs = []
+            for i in range(_PARTS):
+                while self._length[queue].sum() < self._wanted:
+                    queue = np.concatenate([queue, self._random.permutation(len(self._first))])
+                n = int(np.searchsorted(np.cumsum(self._length[queue]), self._wanted)) + 1
+                taken, queue = queue[:n], queue[n:]
+                jobs.append((i, self._rows(taken), int(self._random.integers(1 << 60))))
+            yield jobs
 
     def _rows(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
         length = self._length[windows]
