@@ -42,11 +42,11 @@ class Recipe:
     decay: of the weights, per unit of learning. averaging: of the parameters over steps. gain_power: of a level, which
     weighs it as context."""
 
-    rank: int = 192
+    rank: int = 128
     n_blocks: int = 24
     batch_rows: int = 1024
     rate: float = 4e-3
-    passes: float = 12.0
+    passes: float = 16.0
     drop: float = 0.15
     decay: float = 0.3
     averaging: float = 0.998
