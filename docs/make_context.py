@@ -99,11 +99,7 @@ class Data:
 
 def rates(data: Data) -> list[dict[str, Any]]:
     """Every SAE at step 0.4rms without a search, under both priors."""
-    return [
-        data.measured(name, Goal.of(prior=prior))
-        for name in SAES
-        for prior in ("factorized", "context")
-    ]
+    return [data.measured(name, Goal.of(prior=prior)) for name in SAES for prior in ("factorized", "context")]
 
 
 def targets(data: Data) -> list[dict[str, Any]]:

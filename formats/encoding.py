@@ -30,7 +30,7 @@ from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
 from saecodec.search import MODES
-from saecodec.sequences import Chunking
+from saecodec.sequences import Chunking, ids_of_shape
 from saecodec.steering import Steering
 from saecodec.store import Store
 
@@ -214,9 +214,8 @@ def _check_width(source: ArraySource, sae: SAE) -> None:
 
 def _chunking(source: ArraySource, chunk_rows: int, seq: Ids | None, prior: str) -> Chunking:
     """Chunks of the rows. The context prior takes the ids of an array with positions from its shape."""
-    if seq is None and prior == CONTEXT and len(source.shape) > 2:
-        n_positions = source.shape[-2]
-        seq = np.repeat(np.arange(source.n_rows // max(n_positions, 1)), n_positions)
+    if seq is None and prior == CONTEXT:
+        seq = ids_of_shape(source.shape)
     return Chunking.of(source.n_rows, chunk_rows, seq)
 
 

@@ -20,11 +20,12 @@ from saecodec.frames import frame, frames, known_frames, pack_record, unpack_rec
 from saecodec.identity import content_hash
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
+from saecodec.priors.registry import CONTEXT
 from saecodec.quantizer import Quantizer, Step, quantize
 from saecodec.residual import ResidualLayer
 from saecodec.sae import SAE
 from saecodec.search import Mode
-from saecodec.sequences import Chunking
+from saecodec.sequences import Chunking, ids_of_shape
 from saecodec.version import RESIDUAL, check_prior, check_version, versioned
 from saecodec.wire import ByteReader
 
@@ -82,6 +83,8 @@ class Codec:
         from saecodec.store import MemoryStores
 
         rows = as_rows(x, sae.width)
+        if seq is None and prior == CONTEXT:
+            seq = ids_of_shape(np.shape(x))
         chunking = Chunking.of(len(rows), chunk_rows, seq)
         seconds = DEFAULT_FIT_SECONDS if fit_seconds is None else fit_seconds
         goal = Goal.of(step, nmse, bits, search, residual, prior, seconds)
@@ -141,12 +144,15 @@ class Codec:
     ) -> bytes:
         """Rows x (..., d) as a sequence of frames; each chunk decodes on its own. search, slope: see `RowCoder`.
 
-        seq: sequence id of each row, integers (T,), which is coded too.
+        seq: sequence id of each row, integers (T,), which is coded too; the context prior takes those of rows
+        (..., position, d) from their shape.
         """
         from saecodec.row_coder import RowCoder
 
         rows = as_rows(x, self._sae().width)
         coder = RowCoder(self, search, slope)
+        if seq is None and self.latents.prior.name == CONTEXT:
+            seq = ids_of_shape(np.shape(x))
         chunking = Chunking.of(len(rows), chunk_rows, seq)
         parts = (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
         return b"".join(data for part in parts for data in self.pack(part))

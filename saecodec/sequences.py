@@ -6,6 +6,7 @@ a prior that looks at neighbouring rows never looks across a boundary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -31,6 +32,14 @@ def linked_rows(columns: Mapping[str, NDArray[np.int64]], n_rows: int) -> NDArra
         linked[1:] = columns[SEQUENCE][1:] == columns[SEQUENCE][:-1]
     linked[:1] = False
     return linked
+
+
+def ids_of_shape(shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """Sequence ids of the rows of an array (..., position, d), flattened; None for one without positions."""
+    if len(shape) < 3:
+        return None
+    n_sequences, n_positions = math.prod(shape[:-2]), shape[-2]
+    return np.repeat(np.arange(n_sequences), n_positions)
 
 
 @dataclass(frozen=True, eq=False)
