@@ -254,7 +254,7 @@ def test_broken_codes_are_refused(fit_prior: FitPrior) -> None:
 
 
 def test_an_unknown_prior_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match=r"unknown prior 'markov'.*'factorized'"):
+    with pytest.raises(UnsupportedError, match=r"unknown prior 'markov'.*factorized, context"):
         LatentCodec.read(ByteReader(blob(b"markov") + b"tables", "codec"))
 
 
