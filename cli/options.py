@@ -64,7 +64,7 @@ def goal(
     search: str | None,
     residual: bool,
     prior: str = "factorized",
-    fit_seconds: float = 480.0,
+    fit_seconds: float | None = None,
 ) -> Goal:
     """The goal that the options of `goal_options` ask for."""
     from saecodec.goal import Goal
@@ -84,7 +84,7 @@ seq_option = click.option(
     "--seq",
     metavar="IDS.npy",
     help="Sequence id of each row, integers: context does not cross from one sequence to another. Default with the "
-    "context prior: the second-to-last dimension of INPUT is a sequence, if it has three or more.",
+    "context prior: the second-to-last dimension of the rows' array is a sequence, if it has three or more.",
 )
 embed_option = click.option(
     "--embed",
@@ -122,6 +122,12 @@ def load_pieces(sae: str | None, codec: str | None, device: str) -> tuple[SAE | 
     from saecodec.formats.codecfile import load_codec
 
     return (load_sae(sae, device) if sae else None, load_codec(codec, device) if codec else None)
+
+
+def warn_of_missing_ids(codec: Codec | None, seq: str | None, shape: tuple[int, ...]) -> None:
+    """Say on stderr that a codec fitted on sequences is about to see rows without."""
+    if codec is not None and codec.info.get("context", {}).get("sequences") and seq is None and len(shape) < 3:
+        click.echo("Warning: the codec was fitted on sequences; give the ids of these rows too (--seq)", err=True)
 
 
 def check_output_name(path: str, extension: str) -> None:

@@ -122,14 +122,15 @@ def context_text(found: dict[str, Any]) -> list[str]:
         ("independent latents", "independent", None),
         ("gap coding: a latent's bursts", "gaps", "time"),
         ("given other latents of the row", "row", "row"),
-        ("given the rows beside as well", "neighbours", "neighbours"),
+        ("given neighbouring rows as well", "neighbours", "neighbours"),
     ]
 
     def fall(name: str) -> str:
-        return f"{falls[name]['bits_per_row']:,.2f} ({100 * falls[name]['share']:.1f} %)"
+        share = falls[name]["share"]
+        return f"{falls[name]['bits_per_row']:,.2f}" + ("" if share is None else f" ({100 * share:.1f} %)")
 
     lines = [
-        (label, number(support[model]) + ("" if step is None else f"   less by {fall(step)}"))
+        (label, number(support[model]) + ("" if step is None else f"   saves {fall(step)}"))
         for label, model, step in models
     ]
     lines.append(("dependence in all", fall("total")))
@@ -141,14 +142,16 @@ def context_text(found: dict[str, Any]) -> list[str]:
         ("codec larger by", size(even["codec_bytes_more"])),
         ("pays for itself", paid),
     ]
-    latents = [(f"latent {latent['latent']}", _dependent_text(latent)) for latent in found["latents"]]
+    lines_of_latents = [
+        "latents whose support falls most (bits per row), and how often they fire given the strongest predecessors",
+        pairs([(f"latent {latent['latent']}", _dependent_text(latent)) for latent in found["latents"]]),
+    ]
     return [
-        "support, latents told ever more (bits per row, ideal)",
+        "support, conditional on ever more (bits per row, ideal)",
         pairs(lines),
         "context prior against a factorized one fitted on these codes (bits per row)",
         pairs(cost),
-        "latents whose support falls most (bits per row), and how often they fire given the strongest predecessors",
-        pairs(latents),
+        *(lines_of_latents if found["latents"] else []),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
-from threading import Lock
+from threading import Lock, local
 from typing import TypeVar
 
 import torch
@@ -13,6 +13,8 @@ import torch
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
+_MOST_AHEAD = 8  # batches that come one by one, and are held in memory
+_thread = local()
 _ONE_AT_A_TIME = Lock()  # the number of torch's threads is the process's, not the caller's
 
 
@@ -35,7 +37,7 @@ def stream_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]
     of them.
     """
     source = iter(batches)
-    while group := list(islice(source, torch.get_num_threads())):
+    while group := list(islice(source, min(torch.get_num_threads(), _MOST_AHEAD))):
         for done in _side_by_side(function, group):
             yield done.result()
 
@@ -43,12 +45,28 @@ def stream_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]
 def _side_by_side(function: Callable[[Batch], Result], batches: Sequence[Batch]) -> list[Future[Result]]:
     if not batches:
         return []
+    if getattr(_thread, "at_work", False):  # a batch that has batches: its core does them one by one
+        return [_done(function, batch) for batch in batches]
     with _ONE_AT_A_TIME:
         cores = torch.get_num_threads()
         try:
-            with ThreadPoolExecutor(min(cores, len(batches)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with ThreadPoolExecutor(min(cores, len(batches)), initializer=_begin) as pool:
                 jobs = [pool.submit(function, batch) for batch in batches]
                 wait(jobs)
                 return jobs
         finally:
             torch.set_num_threads(cores)
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    _thread.at_work = True
+
+
+def _done(function: Callable[[Batch], Result], batch: Batch) -> Future[Result]:
+    job: Future[Result] = Future()
+    try:
+        job.set_result(function(batch))
+    except BaseException as error:
+        job.set_exception(error)
+    return job

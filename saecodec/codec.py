@@ -78,16 +78,13 @@ class Codec:
         rows beside a row in the same sequence. seq: sequence id of each row, integers (T,). Raises InputError;
         TargetError when a target is out of reach.
         """
-        from saecodec.goal import DEFAULT_FIT_SECONDS, Goal
+        from saecodec.goal import Goal
         from saecodec.steering import Steering
         from saecodec.store import MemoryStores
 
         rows = as_rows(x, sae.width)
-        if seq is None and prior == CONTEXT:
-            seq = ids_of_shape(np.shape(x))
-        chunking = Chunking.of(len(rows), chunk_rows, seq)
-        seconds = DEFAULT_FIT_SECONDS if fit_seconds is None else fit_seconds
-        goal = Goal.of(step, nmse, bits, search, residual, prior, seconds)
+        chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), prior))
+        goal = Goal.of(step, nmse, bits, search, residual, prior, fit_seconds)
 
         def chunks() -> Iterator[NDArray[np.float32]]:
             return (rows[a:b] for a, b in chunking.spans())
@@ -151,9 +148,7 @@ class Codec:
 
         rows = as_rows(x, self._sae().width)
         coder = RowCoder(self, search, slope)
-        if seq is None and self.latents.prior.name == CONTEXT:
-            seq = ids_of_shape(np.shape(x))
-        chunking = Chunking.of(len(rows), chunk_rows, seq)
+        chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), self.latents.prior.name))
         parts = (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
         return b"".join(data for part in parts for data in self.pack(part))
 
@@ -297,6 +292,14 @@ class Codec:
         if record_field(record, "codec_id", bytes, what).hex() != codec.codec_id:
             raise FormatError(f"{what}: the tables are not those of the codec id in its header")
         return codec
+
+
+def _ids(seq: NDArray[np.integer[Any]] | None, shape: tuple[int, ...], prior: str) -> NDArray[np.integer[Any]] | None:
+    """Sequence ids of rows (..., d): as given, flat or (...,), or else for the context prior from the rows' shape."""
+    if seq is None:
+        return ids_of_shape(shape) if prior == CONTEXT else None
+    ids = np.asarray(seq)
+    return ids.reshape(-1) if ids.shape == shape[:-1] else ids
 
 
 def as_rows(x: NDArray[np.floating[Any]], width: int) -> NDArray[np.float32]:

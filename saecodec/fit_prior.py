@@ -36,6 +36,7 @@ class ContextFitter:
         )
         self._network = fit.prior.network
         told = {
+            "sequences": fit.sequences,
             "heldout_rows": fit.heldout_rows,
             "bits_per_heldout_row": fit.heldout_bits,
             "bits_per_heldout_row_factorized": fit.factorized_bits,

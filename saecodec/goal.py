@@ -14,7 +14,7 @@ from saecodec.rate_control import Target
 from saecodec.search import MODES, Mode
 
 DEFAULT_STEP: Final = "0.4rms"
-DEFAULT_FIT_SECONDS: Final = 480.0
+DEFAULT_FIT_SECONDS: Final = 420.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Goal:
         search: str | None = None,
         residual: bool = False,
         prior: str = FactorizedPrior.name,
-        fit_seconds: float = DEFAULT_FIT_SECONDS,
+        fit_seconds: float | None = None,
     ) -> Goal:
         """From what a user gives. InputError when several of step, nmse and bits are given, or a value is impossible.
 
@@ -57,10 +57,13 @@ class Goal:
         mode: Mode = search or ("none" if target is None else "pursuit")  # type: ignore[assignment]
         if prior not in PRIORS:
             raise InputError(f"prior is {prior!r}, expected one of {', '.join(PRIORS)}")
-        if not 0 < fit_seconds < math.inf:
-            raise InputError(f"the time of a fit is a positive number of seconds, got {fit_seconds}")
+        seconds = DEFAULT_FIT_SECONDS if fit_seconds is None else fit_seconds
+        if not 0 < seconds < math.inf:
+            raise InputError(f"the time of a fit is a positive number of seconds, got {seconds}")
+        if fit_seconds is not None and prior == FactorizedPrior.name:
+            raise InputError("the factorized prior takes no time to train: leave that out, or choose the context prior")
         wanted = Step.parse(DEFAULT_STEP if step is None else step)
-        return cls(wanted, target, mode, residual, prior, fit_seconds, step is not None, search is not None)
+        return cls(wanted, target, mode, residual, prior, seconds, step is not None, search is not None)
 
     @property
     def plain(self) -> bool:

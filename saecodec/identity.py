@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+_SLICE: Final = 1 << 20
 
 
 def content_hash(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -25,5 +27,7 @@ def content_hash(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         if np.issubdtype(array.dtype, np.floating):
             digest.update(np.ascontiguousarray(array + np.float32(0), dtype="<f4").data)
         else:
-            digest.update(np.ascontiguousarray(array, dtype="<i8").data)
+            flat = array.reshape(-1)
+            for i in range(0, flat.size, _SLICE):  # int8 weights are many: not all at eight times their size
+                digest.update(np.ascontiguousarray(flat[i : i + _SLICE], dtype="<i8").data)
     return digest.hexdigest()

@@ -70,6 +70,7 @@ class Chunking:
         if ids is None:
             full, rest = divmod(n_rows, chunk_rows)
             return cls(chunk_rows, (chunk_rows,) * full + ((rest,) if rest else ()))
+        ids = np.asarray(ids)
         _check_ids(ids, n_rows)
         sizes, start = [], 0
         while n_rows - start > chunk_rows:

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec.batches import stream_batches
 from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
@@ -22,6 +23,7 @@ from saecodec.fit_prior import ContextFitter
 from saecodec.fitting import Point, Rows, fit_features, fit_residual, fit_searched, joined
 from saecodec.goal import Goal
 from saecodec.layers import Layers
+from saecodec.priors.fit_context import check_rows
 from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.quantizer import Step
@@ -82,6 +84,8 @@ class Steering:
                 f"chunks of {chunking.chunk_rows} rows of {sae.width} values are too large for a residual layer: use "
                 f"at most {MAX_CELLS // sae.width} rows a chunk"
             )
+        if goal.prior == CONTEXT:
+            check_rows(chunking.n_rows)
         self.sae, self.n_rows, self.goal = sae, chunking.n_rows, goal
         self._rows, self._stores, self._progress = rows, stores, progress
         self._chunking, self._overhead = chunking, overhead
@@ -114,7 +118,7 @@ class Steering:
         aim = goal.target
         if goal.prior == CONTEXT and aim.kind == "bits":
             aim = Target("bits", aim.value / _CONTEXT_BITS)
-        if not verify:
+        if not verify and aim == goal.target:
             return attempt(aim)
         coded = self._steer(attempt, goal.target, self._again if recode else self._reached, aim)
         told = {"target": {goal.target.kind: goal.target.value, "reached": coded.reached}}
@@ -202,6 +206,9 @@ class Steering:
             try:
                 coded = attempt(aim)
             except TargetError:
+                if best is None and aim != target:
+                    aim = target  # the first aim was a guess
+                    continue
                 if best is None:
                     raise
                 break  # the corrected aim is out of reach: keep what came nearest
@@ -238,7 +245,7 @@ class Steering:
         target = self.goal.target
         assert target is not None
         if target.kind == "bits":
-            n_bytes = sum(sum(map(len, coded.codec.pack(part))) for part in coded.layers())
+            n_bytes = sum(sum(map(len, parts)) for parts in stream_batches(coded.codec.pack, coded.layers()))
             return 8 * (n_bytes + self._overhead(coded.codec)) / max(self.n_rows, 1)
         distortion = Distortion(self.sae.width)
         for (_, x), part in zip(self._numbered("verify"), coded.layers(), strict=True):

@@ -397,7 +397,7 @@ def context_prior(source: Bytes) -> tuple[int, bool, list[int], TableSet, TableS
 def network_of(source: Bytes) -> Network:
     n_latents, n_blocks, r = source.varint(1 << 24), source.varint(256), source.varint(780)
     need(min(n_latents, n_blocks, r) >= 1, "a network has latents, blocks and hidden units")
-    need(5 * n_latents * r <= 1 << 28, "a network has at most 2^28 weights")
+    need(5 * n_latents * r <= 1 << 26, "a network has at most 2^26 weights")
     shifts = source.varint(23), source.varint(23)
     n_bins = source.varint(128), source.varint(128)
     need(min(n_bins) >= 1, "a network has bins and level bins")
@@ -451,6 +451,7 @@ def chunk_of(payload: bytes, tables: Tables) -> Chunk:
 
     need(n_rows * tables.n_latents <= 1 << 40, "a chunk has at most 2^40 cells")
     if tables.network:
+        need(n_rows * tables.n_latents <= 1 << 32, "a chunk under the context prior has at most 2^32 cells")
         rows = context_rows(source, n_rows, tables, tables.network, columns.get("seq"))
     else:
         rows = factorized_rows(source, n_rows, tables)

@@ -127,7 +127,7 @@ def test_bits_of_each_latent_are_told_those_that_save_most_first() -> None:
     codes = codes_of(0)
     found = measured(0)
     rates = np.bincount(codes.latents, minlength=2 * N) / codes.n_rows
-    assert len(found.latents) == 10
+    assert N <= len(found.latents) <= 10
     assert {one.latent for one in found.latents[:N]} == set(range(N))
     for one in found.latents:
         assert one.rate == pytest.approx(rates[one.latent])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from saecodec.costs import COST_LEVELS, Costs, value_bits
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints
 from saecodec.priors.binned import Binned, BinQueues, first_of_bins, ranks_of
-from saecodec.priors.factorized import MAX_CELLS, MAX_NONZEROS
+from saecodec.priors.factorized import MAX_NONZEROS
 from saecodec.priors.layout import Cells
 from saecodec.priors.network import Arithmetic, Network, Walk
 from saecodec.priors.network_bytes import pack_network, read_network
@@ -37,6 +37,8 @@ from saecodec.wire import ByteReader, varint, varints
 Integers = NDArray[np.int64]
 MAX_ACTIVATIONS: Final = 1 << 24
 """Rows of a chunk times hidden units: what a walk holds in memory, several times over."""
+MAX_WALK_CELLS: Final = 1 << 32
+"""Cells of a chunk: each is looked at, however few are nonzero."""
 COST_UNIT: Final = 8  # of the stored costs, per bit
 MAX_COST: Final = 40 * COST_UNIT
 
@@ -104,16 +106,17 @@ class ContextPrior:
         walk = Walk(self.arithmetic, linked)
         rank, bins = np.empty(codes.nnz, np.int64), np.empty(codes.nnz, np.uint8)
         level_bins, base = np.empty(codes.nnz, np.uint8), np.zeros(n.n_bins, np.int64)
-        for block in _slices(cells.column, n.starts):
-            for start, end in walk.slabs():
-                a, b = np.searchsorted(cells.column[block], [start, end]) + block.start
-                binned = BinnedCells(walk.bins(start, end), n.n_bins)
-                where = (cells.column[a:b] - start) * t + cells.row[a:b]
-                bins[a:b] = binned.bins[where]
-                rank[a:b] = base[bins[a:b]] + binned.ranks(where)
-                base += binned.counts
-            level_bins[block] = walk.level_bins(cells.column[block], cells.row[block])
-            walk.enter(cells.column[block], cells.row[block], cells.level[block])
+        with self.arithmetic.exact():
+            for block in _slices(cells.column, n.starts):
+                for start, end in walk.slabs():
+                    a, b = np.searchsorted(cells.column[block], [start, end]) + block.start
+                    binned = BinnedCells(walk.bins(start, end), n.n_bins)
+                    where = (cells.column[a:b] - start) * t + cells.row[a:b]
+                    bins[a:b] = binned.bins[where]
+                    rank[a:b] = base[bins[a:b]] + binned.ranks(where)
+                    base += binned.counts
+                level_bins[block] = walk.level_bins(cells.column[block], cells.row[block])
+                walk.enter(cells.column[block], cells.row[block], cells.level[block])
         order = np.argsort(bins, kind="stable")
         first = first_of_bins(bins, n.n_bins)
         gaps = np.diff(rank[order], prepend=-1) - 1
@@ -140,21 +143,22 @@ class ContextPrior:
         levels = BinQueues((magnitude + 1) * signs, first)
         parts = [Cells(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))]
         walk, base = Walk(self.arithmetic, linked_rows(columns, n_rows)), np.zeros(n.n_bins, np.int64)
-        for _ in range(n.n_blocks):
-            if not ranks.left:
-                break
-            found = [np.zeros(0, np.int64)]
-            for start, end in walk.slabs():
-                binned = BinnedCells(walk.bins(start, end), n.n_bins)
-                rank, bins = ranks.take_below(base + binned.counts)
-                found.append(np.sort(binned.cells(rank - base[bins], bins)) + start * n_rows)
-                base += binned.counts
-            where = np.concatenate(found)
-            column = where // max(n_rows, 1)
-            row = where - column * n_rows
-            level = levels.take(walk.level_bins(column, row), what).astype(np.int32)
-            parts.append(Cells(column, row, level))
-            walk.enter(column, row, level)
+        with self.arithmetic.exact():
+            for _ in range(n.n_blocks):
+                if not ranks.left:
+                    break
+                found = [np.zeros(0, np.int64)]
+                for start, end in walk.slabs():
+                    binned = BinnedCells(walk.bins(start, end), n.n_bins)
+                    rank, bins = ranks.take_below(base + binned.counts)
+                    found.append(np.sort(binned.cells(rank - base[bins], bins)) + start * n_rows)
+                    base += binned.counts
+                where = np.concatenate(found)
+                column = where // max(n_rows, 1)
+                row = where - column * n_rows
+                level = levels.take(walk.level_bins(column, row), what).astype(np.int32)
+                parts.append(Cells(column, row, level))
+                walk.enter(column, row, level)
         if ranks.left or levels.left:
             raise FormatError(f"{what}: the gaps of the support lead past the end of a bin")
         cells = Cells(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("column", "row", "level")))
@@ -165,10 +169,10 @@ class ContextPrior:
 
     def _check(self, codes: Codes) -> None:
         t, limit = codes.n_rows, MAX_ACTIVATIONS // self.network.rank
-        if codes.nnz > MAX_NONZEROS or t * self.n_latents > MAX_CELLS or t > limit:
+        if codes.nnz > MAX_NONZEROS or t * self.n_latents > MAX_WALK_CELLS or t > limit:
             raise InputError(
-                f"a chunk of {t} rows and {codes.nnz} nonzeros is too large for this prior (limits: {limit} rows, "
-                f"{MAX_NONZEROS} nonzeros): use fewer rows a chunk"
+                f"a chunk of {t} rows and {codes.nnz} nonzeros is too large for this prior (limits: "
+                f"{min(limit, MAX_WALK_CELLS // self.n_latents)} rows, {MAX_NONZEROS} nonzeros): use fewer rows a chunk"
             )
         if not self.signed and codes.nnz and codes.levels.min() < 0:
             raise InputError("this prior was fitted on activations that are never negative, but a level is")
@@ -176,7 +180,7 @@ class ContextPrior:
     def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[Integers, Integers, list[int]]:
         """Counts of nonzeros by bin and by level bin, and lengths of the streams in words, checked for each other."""
         n = self.network
-        if n_rows * self.n_latents > MAX_CELLS or n_rows * n.rank > MAX_ACTIVATIONS:
+        if n_rows * self.n_latents > MAX_WALK_CELLS or n_rows * n.rank > MAX_ACTIVATIONS:
             raise FormatError(f"{reader.what}: {n_rows} rows are too many for {self.n_latents} latents")
         counts = np.array(reader.varints(n.n_bins, MAX_NONZEROS), np.int64)
         level_counts = np.array(reader.varints(n.n_level_bins, MAX_NONZEROS), np.int64)
@@ -219,7 +223,7 @@ class ContextPrior:
 
     # -- storage -------------------------------------------------------------------------------------------------------
 
-    def content(self) -> dict[str, Integers]:
+    def content(self) -> dict[str, NDArray[Any]]:
         """Everything that decides a symbol, as integer arrays."""
         return {
             "signed": np.array([int(self.signed)]),

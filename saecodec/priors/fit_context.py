@@ -44,10 +44,11 @@ _BACKED_OFF: Final = 4.0  # nonzeros that a latent's cost in the factorized prio
 
 @dataclass(frozen=True)
 class ContextFit:
-    """heldout_rows: how many. heldout_bits: ideal bits per held-out row, support and levels, with the context prior.
-    factorized_bits: with the factorized prior."""
+    """sequences: whether the rows had sequence ids. heldout_rows: how many. heldout_bits: ideal bits per held-out row,
+    support and levels, with the context prior. factorized_bits: with the factorized prior."""
 
     prior: ContextPrior
+    sequences: bool
     heldout_rows: int
     heldout_bits: float
     factorized_bits: float
@@ -71,8 +72,7 @@ def fit_context(
     any out.
     """
     codes = _within_memory(chunks, factorized.n_latents)
-    if codes.n_rows < LEAST_ROWS:
-        raise InputError(f"the context prior is fitted on at least {LEAST_ROWS} rows, got {codes.n_rows}: give more")
+    check_rows(codes.n_rows)
     rows, heldout = _split(codes)
     if network is None:
         network = _trained(rows, heldout, recipe or recipe_of(rows), device, seconds, report)
@@ -80,7 +80,7 @@ def fit_context(
     parts = list(_chunks(heldout))
     context_bits = sum(sum(prior.ideal_bits(part)) for part in parts) / heldout.n_rows
     factorized_bits = sum(sum(factorized.ideal_bits(part)) for part in parts) / heldout.n_rows
-    return ContextFit(prior, heldout.n_rows, context_bits, factorized_bits)
+    return ContextFit(prior, SEQUENCE in codes.columns, heldout.n_rows, context_bits, factorized_bits)
 
 
 def recipe_of(codes: Codes) -> Recipe:
@@ -95,8 +95,15 @@ def _trained(
     block = blocks(np.bincount(rows.latents, minlength=rows.n_latents), recipe.n_blocks)
     layout = Layout(block, np.zeros_like(block), (int(block.max()) + 1,))
     gains = context_gains(recipe.gain_power)
-    parameters = train(rows, heldout, layout, gains, recipe, device, seconds, report)
+    with torch.autocast(device.type, enabled=False), torch.no_grad():
+        parameters = train(rows, heldout, layout, gains, recipe, device, seconds, report)
     return quantize_network(parameters, block, gains, batch_of(rows[:_SAMPLE], layout, gains, device))
+
+
+def check_rows(n_rows: int) -> None:
+    """InputError when rows are too few to fit on."""
+    if n_rows < LEAST_ROWS:
+        raise InputError(f"the context prior is fitted on at least {LEAST_ROWS} rows, got {n_rows}: give more")
 
 
 def blocks(counts: NDArray[np.int64], n_blocks: int) -> NDArray[np.int64]:

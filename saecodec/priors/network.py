@@ -11,9 +11,11 @@ docs/format.md, "Context network".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -86,11 +88,11 @@ class Network:
         """First column of each block, and F at the end."""
         return list(self.layout.class_start.tolist())
 
-    def content(self) -> dict[str, Integers]:
+    def content(self) -> dict[str, NDArray[Any]]:
         """Everything that decides a bin, as integer arrays."""
         names = ("block", "gains", "context", "bias", "shifts", "out", "out_bias", "level_out", "level_bias")
         scalars = np.array([self.shift, self.level_shift, self.n_bins, self.n_level_bins])
-        return {"scalars": scalars} | {name: getattr(self, name).astype(np.int64) for name in names}
+        return {"scalars": scalars} | {name: getattr(self, name) for name in names}
 
 
 class Arithmetic:
@@ -116,6 +118,12 @@ class Arithmetic:
         self.out, self.out_bias = scaled(n.out, n.shift), scaled(n.out_bias, n.shift)
         self.level_out, self.level_bias = scaled(n.level_out, n.level_shift), scaled(n.level_bias, n.level_shift)
         self.shifts = torch.from_numpy(n.shifts).to(self.device)
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Keeps autocast, which the caller may be under, from rounding products to fewer bits."""
+        with torch.autocast(self.device.type, enabled=False), torch.no_grad():
+            yield
 
     def floor(self, values: Tensor, shift: int | Tensor, top: int) -> Tensor:
         """clamp(values >> shift, 0, top); floating values have been shifted, and are cut where they are stored."""
@@ -180,8 +188,7 @@ class Walk:
         for i in range(0, len(column), _TILE_NONZEROS):
             some = slice(i, i + _TILE_NONZEROS)
             c, t = (torch.from_numpy(where[some]).to(a.device) for where in (column, row))
-            weights, hidden = a.level_out.index_select(0, c), self._hidden.index_select(0, t)
-            score = torch.linalg.vecdot(weights, hidden) if a.floating else (weights * hidden).sum(1, dtype=a.dtype)
+            score = a.level_out.index_select(0, c).mul_(self._hidden.index_select(0, t)).sum(1, dtype=a.dtype)
             out[some] = a.floor(score.add_(a.level_bias[c]), n.level_shift, n.n_level_bins - 1)
         return out.cpu().numpy()
 

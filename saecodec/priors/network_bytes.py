@@ -24,7 +24,7 @@ from saecodec.priors.network import (
 from saecodec.wire import ByteReader, blob, varints
 
 MAX_BLOCKS: Final = 256
-MAX_WEIGHTS: Final = 1 << 28
+MAX_WEIGHTS: Final = 1 << 26
 _ZSTD_LEVEL: Final = 9
 
 

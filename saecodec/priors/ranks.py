@@ -63,8 +63,11 @@ class BinnedCells:
         edges = np.flatnonzero(np.diff(bins, prepend=-1, append=-1))
         for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             span[a:b] = np.searchsorted(self._before[:, bins[a]], ranks[a:b], side="right") - 1
-        alike = np.flatnonzero(self._spans[span] == bins[:, None].astype(np.uint8))  # of all spans, one after the other
-        before = self._before[span, bins]
-        n_alike = self._before[span + 1, bins] - before
-        inside = alike[np.cumsum(n_alike) - n_alike + ranks - before] & (_SPAN - 1)
-        return np.asarray(span * _SPAN + inside)
+        new = np.ones(len(span), np.bool_)  # the first rank of a bin in a span: that pair is looked at once
+        new[1:] = (span[1:] != span[:-1]) | (bins[1:] != bins[:-1])
+        pair, pair_span, pair_bin = np.cumsum(new) - 1, span[new], bins[new]
+        alike = np.flatnonzero(self._spans[pair_span] == pair_bin[:, None].astype(np.uint8))
+        before = self._before[pair_span, pair_bin].astype(np.int64)
+        n_alike = self._before[pair_span + 1, pair_bin] - before
+        first = np.cumsum(n_alike) - n_alike - before
+        return np.asarray(span * _SPAN + (alike[first[pair] + ranks] & (_SPAN - 1)))

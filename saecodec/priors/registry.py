@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class Prior(Protocol):
     def costs(self) -> Costs:
         """What a nonzero costs, for the encoder's search."""
 
-    def content(self) -> dict[str, NDArray[np.int64]]:
+    def content(self) -> Mapping[str, NDArray[Any]]:
         """Everything that decides a symbol, as integer arrays: what identities are made of."""
 
     def to_bytes(self) -> bytes:

@@ -27,6 +27,8 @@ from saecodec.sequences import SEQUENCE
 _SEED: Final = 20241015
 _PARTS: Final = 2  # of a batch, side by side
 _WINDOW: Final = 128  # rows that stay together; longer sequences are cut
+_TIMED: Final = 50  # steps after which the time of a step is known
+_ALLOWED: Final = 0.9  # of the time that is left
 _WARM_UP: Final = 100  # steps
 _HOLD: Final = 0.3  # of the schedule at the full learning rate, before it falls to zero
 _STEPS: Final = (300, 3000)  # at least, and at most: many rows need not all be seen
@@ -76,9 +78,8 @@ def train(
     """The parameters with the fewest bits on held-out rows.
 
     codes, heldout: rows with their sequence ids. layout: of the blocks. gains: see `batch_of`. seconds: after which
-    training has ended; the learning rate then falls faster.
+    training has ended: the schedule is shortened to it.
     """
-    started = time.perf_counter()
     cuts = windows(codes)
     codes = replace(codes, columns={SEQUENCE: np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))})
     shape = Shape(tuple(layout.class_start.tolist()), recipe.rank)
@@ -88,6 +89,7 @@ def train(
     schedule = _Schedule(cuts, recipe, np.random.default_rng(_SEED))
     works = [Workspace(shape, schedule.part_rows, device) for _ in range(_PARTS)]
     judge = _Judge(heldout, layout, gains, works)
+    started = time.perf_counter()
     adam = torch.optim.Adam([p.flat], lr=recipe.rate, betas=(0.9, 0.99), fused=True)
     average, best = p.flat.clone(), p.flat.clone()
     least, next_check, in_vain = math.inf, 0, 0
@@ -100,12 +102,16 @@ def train(
         gradient(p, batch, works[i], with_loss=False)
         return batch.n_rows
 
+    n_steps = schedule.n_steps
     for step, jobs in enumerate(schedule):
-        done = max(step / schedule.n_steps, (time.perf_counter() - started) / seconds)
+        elapsed = time.perf_counter() - started
+        if step == _TIMED:  # as many as the time allows; only where it allows fewer does the clock decide anything
+            n_steps = min(n_steps, step + max(1, int(_ALLOWED * (seconds - elapsed) / (elapsed / step))))
+        done = 1.0 if elapsed >= seconds else step / n_steps
         if done * _CHECKS >= next_check or done >= 1:
             next_check = int(done * _CHECKS) + 1
             bits = judge(Parameters(shape, average))
-            report(min(int(done * schedule.n_steps), schedule.n_steps), schedule.n_steps, bits)
+            report(int(done * n_steps) * recipe.batch_rows, n_steps * recipe.batch_rows, bits)
             if bits < least:
                 least, in_vain = bits, 0
                 best.copy_(average)

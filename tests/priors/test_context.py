@@ -377,7 +377,7 @@ def test_a_chunk_of_too_many_nonzeros_or_cells_is_refused(cases: ModuleType, mon
         patch.setattr(context, "MAX_NONZEROS", codes.nnz - 1)
         with pytest.raises(InputError, match=f"a chunk of 30 rows and {codes.nnz} nonzeros is too large"):
             prior.encode(codes)
-    monkeypatch.setattr(context, "MAX_CELLS", 30 * 20 - 1)
+    monkeypatch.setattr(context, "MAX_WALK_CELLS", 30 * 20 - 1)
     with pytest.raises(InputError, match=f"a chunk of 30 rows and {codes.nnz} nonzeros is too large"):
         prior.encode(codes)
 
