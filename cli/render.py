@@ -142,16 +142,14 @@ def context_text(found: dict[str, Any]) -> list[str]:
         ("codec larger by", size(even["codec_bytes_more"])),
         ("pays for itself", paid),
     ]
-    lines_of_latents = [
-        "latents whose support falls most (bits per row), and how often they fire given the strongest predecessors",
-        pairs([(f"latent {latent['latent']}", _dependent_text(latent)) for latent in found["latents"]]),
-    ]
+    latents = [(f"latent {latent['latent']}", _dependent_text(latent)) for latent in found["latents"]]
+    head = "latents whose support falls most (bits per row), and how often they fire given the strongest predecessors"
     return [
         "support, conditional on ever more (bits per row, ideal)",
         pairs(lines),
         "context prior against a factorized one fitted on these codes (bits per row)",
         pairs(cost),
-        *(lines_of_latents if found["latents"] else []),
+        *([head, pairs(latents)] if latents else []),
     ]
 
 

@@ -58,7 +58,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "12 blocks": {"n_blocks": 12},
     "neither dropout nor decay": {"drop": 0.0, "decay": 0.0},
     "levels are no context": {"gain_power": 0.0},
-    "no rows beside": {"alone": True},
+    "no neighbouring rows": {"alone": True},
     "half of the rows": {"share": 0.5},
 }
 
@@ -368,11 +368,12 @@ _RATE_HEAD = [
     "pays for itself after",
     "fit",
 ]
-_SUPPORT_HEAD = ["SAE", "independent", "gaps", "other latents", "rows beside", "dependence"]
+_SUPPORT_HEAD = ["SAE", "independent", "gaps", "other latents", "neighbouring rows", "dependence"]
 _EXPLAINED = """\
 "Pays for itself after" is the number of rows at which file and codec file together are smaller than with a factorized
-prior that is fitted on the measured rows themselves. The dependence of latents, as bits/row of support on the same
-codes (saecodec/dependence.py):"""
+prior that is fitted on the measured rows themselves. The dependence of latents, as bits/row of support (rates and
+tables fitted on the measured codes). The network was trained with neighbouring rows, so what these are worth is at most
+the last step (a network trained without them: the ablation below); saecodec/dependence.py:"""
 _ABLATED = """\
 Ablation: the reference SAE, {passes:g} passes over the train rows instead of the default's 16 (as many steps with fewer
 rows), ideal bits on the test rows:"""

@@ -3,11 +3,11 @@
 1. independent: every latent fires with its own rate, as in the sum of entropies of arXiv 2410.11179.
 2. gaps: the factorized prior, which also sees that a latent fires in bursts.
 3. row: the context prior's network, shown the other latents of a row alone.
-4. neighbours: the context prior's network, shown the rows beside as well.
+4. neighbours: the context prior's network, shown neighbouring rows as well.
 
-Rates and tables of all four are fitted on the very codes; the network is the codec's. It was trained with the rows
-beside, so a network trained without them would do better at 3: what 4 saves over 3 is at most worth that much. All are
-ideal code lengths, without tables.
+Rates and tables of all four are fitted on the very codes; the network is the codec's. It was trained with neighbouring
+rows, so a network trained without them would do better at 3: what 4 saves over 3 is the most that these are worth. All
+are ideal code lengths, without tables.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The context prior gives every (latent, row) cell a bin, a small integer. Nonzeros of a bin are coded by the gaps between
 their ranks, so an encoder needs the rank of a cell, and a decoder the cell of a rank. Sorting all cells would give
-both, at ten times the cost of what is done here: count the bins in spans of cells, then look inside a span for the few
-cells that matter.
+both, but most of them do not matter: here bins are counted in spans of cells, and a span is looked into for the few
+cells that do.
 """
 
 from __future__ import annotations
