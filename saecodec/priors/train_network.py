@@ -28,7 +28,7 @@ _SEED: Final = 20241015
 _PARTS: Final = 2  # of a batch, side by side
 _WINDOW: Final = 128  # rows that stay together; longer sequences are cut
 _TIMED: Final = 50  # steps after which the time of a step is known
-_ALLOWED: Final = 0.9  # of the time that is left
+_ALLOWED: Final = 0.85  # of the time that is left, for the steps between checks
 _WARM_UP: Final = 100  # steps
 _HOLD: Final = 0.3  # of the schedule at the full learning rate, before it falls to zero
 _STEPS: Final = (300, 3000)  # at least, and at most: many rows need not all be seen
@@ -102,11 +102,14 @@ def train(
         gradient(p, batch, works[i], with_loss=False)
         return batch.n_rows
 
-    n_steps = schedule.n_steps
+    n_steps, first = schedule.n_steps, 0.0
     for step, jobs in enumerate(schedule):
         elapsed = time.perf_counter() - started
-        if step == _TIMED:  # as many as the time allows; only where it allows fewer does the clock decide anything
-            n_steps = min(n_steps, step + max(1, int(_ALLOWED * (seconds - elapsed) / (elapsed / step))))
+        if step == 1:
+            first = elapsed  # what comes before, a check of held-out rows, is no step
+        elif step == _TIMED:  # as many as the time allows; only where it allows fewer does the clock decide anything
+            pace_of_steps = (elapsed - first) / (step - 1)
+            n_steps = min(n_steps, step + max(1, int(_ALLOWED * (seconds - elapsed) / pace_of_steps)))
         done = 1.0 if elapsed >= seconds else step / n_steps
         if done * _CHECKS >= next_check or done >= 1:
             next_check = int(done * _CHECKS) + 1
