@@ -14,7 +14,7 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make results   measure again what docs/results.md reports (DATA=folder)"
 	@echo "make rd        measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
-	@echo "make context   measure docs/context.json again, which results.md shows (DATA=folder; two hours)"
+	@echo "make context   measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
 	@echo "make clean     remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.

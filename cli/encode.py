@@ -66,14 +66,13 @@ def encode(
       saecodec encode acts.npy -s path/to/sae --nmse 0.15 -o acts.saec
       saecodec encode acts.npy -s path/to/sae --bits 500 --residual -o acts.saec
     """
-    from saecodec.cli.options import check_output_name, file_bytes, goal, load_pieces, warn_of_missing_ids
+    from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids, load_pieces
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import number, size, target_text
     from saecodec.formats.array_source import ITEM_BYTES
     from saecodec.formats.arrays import open_array
     from saecodec.formats.atomic import check_output_path
     from saecodec.formats.encoding import encode_array
-    from saecodec.formats.sequence_ids import load_sequence_ids
 
     if not all("=" in pair for pair in note):
         raise click.UsageError("--note takes KEY=VALUE")
@@ -82,7 +81,7 @@ def encode(
     check_output_path(output, force=force)
     source = open_array(input, key)
     model, fitted = load_pieces(sae, codec, device)
-    warn_of_missing_ids(fitted, seq, source.shape)
+    ids = load_ids(seq, source.shape, fitted)
     with progress_bar() as progress:
         report = encode_array(
             source,
@@ -90,7 +89,7 @@ def encode(
             sae=model,
             codec=fitted,
             goal=wanted,
-            seq=load_sequence_ids(seq, source.shape[:-1]) if seq else None,
+            seq=ids,
             chunk_rows=chunk_rows,
             embed=embed,
             user=dict(pair.split("=", 1) for pair in note),
@@ -99,10 +98,11 @@ def encode(
         )
     n_bytes, rows = file_bytes(output), source.n_rows
     rate = 8 * n_bytes / rows if rows else None
-    outside = file_bytes(codec) if (embed or "none") == "none" else 0
+    outside = file_bytes(codec) if embed in (None, "none") else 0
+    with_codec = 8 * (n_bytes + outside) / rows if rows else None
     if as_json:
         facts = {"file": output, "rows": rows, "file_bytes": n_bytes, "bits_per_row": rate, "seconds": report.seconds}
-        facts["bits_per_row_with_codec"] = 8 * (n_bytes + outside) / rows if rows else None
+        facts["bits_per_row_with_codec"] = with_codec
         target = report.goal.target
         facts["target"] = None if target is None else {target.kind: target.value, "reached": report.reached}
         click.echo(json.dumps(facts))
@@ -110,7 +110,7 @@ def encode(
     click.echo(
         f"{output}: {rows:,} rows in {size(n_bytes)}, {number(rate)} bits per row, "
         f"{ITEM_BYTES[source.dtype] * rows * source.width / n_bytes:.1f}x smaller than the input"
-        + (f"; {number(8 * (n_bytes + outside) / rows)} with the codec file" if outside and rows else "")
+        + (f"; {number(with_codec)} with the codec file" if outside and rows else "")
     )
     if report.goal.target is not None:
         click.echo(f"  {target_text(report.goal.target, report.reached)}")

@@ -75,7 +75,7 @@ def fit(
       saecodec fit path/to/sae train.npy --nmse 0.05 --residual -o l3.saecodec
       saecodec fit path/to/sae train.npy --prior context --seq train_seq.npy -o l3.saecodec
     """
-    from saecodec.cli.options import check_output_name, file_bytes, goal
+    from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import pairs, size, target_text
     from saecodec.formats.arrays import open_array
@@ -83,13 +83,12 @@ def fit(
     from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.codecfile import save_codec
     from saecodec.formats.encoding import fit_array
-    from saecodec.formats.sequence_ids import load_sequence_ids
 
     wanted = goal(nmse, bits, step, search, residual, prior, fit_time)
     check_output_name(output, ".saecodec")
     check_output_path(output, force=force)
     source, model = open_array(calibration, key), load_sae(sae, device)
-    ids = load_sequence_ids(seq, source.shape[:-1]) if seq else None
+    ids = load_ids(seq, source.shape)
     with progress_bar() as progress:
         codec = fit_array(source, model, wanted, seq=ids, chunk_rows=chunk_rows, progress=progress)
     save_codec(codec, output, embed_sae=embed_sae, force=force)

@@ -59,17 +59,16 @@ def measure(
       saecodec measure acts.npy -s path/to/sae --nmse 0.15
       saecodec measure acts.npy -s path/to/sae --nmse 0.05 --residual
     """
-    from saecodec.cli.options import file_bytes, goal, load_pieces, warn_of_missing_ids
+    from saecodec.cli.options import file_bytes, goal, load_ids, load_pieces
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import measure_text
     from saecodec.formats.arrays import open_array
     from saecodec.formats.measuring import measure_array
-    from saecodec.formats.sequence_ids import load_sequence_ids
 
     wanted = goal(nmse, bits, step, search, residual)
     source = open_array(input, key)
     model, fitted = load_pieces(sae, codec, device)
-    warn_of_missing_ids(fitted, seq, source.shape)
+    ids = load_ids(seq, source.shape, fitted)
     with progress_bar() as progress:
         report = measure_array(
             source,
@@ -77,7 +76,7 @@ def measure(
             codec=fitted,
             codec_bytes=file_bytes(codec),
             goal=wanted,
-            seq=load_sequence_ids(seq, source.shape[:-1]) if seq else None,
+            seq=ids,
             chunk_rows=chunk_rows,
             embed=embed,
             progress=progress,

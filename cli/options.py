@@ -11,6 +11,8 @@ import click
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[tuple[int | None, int | None]]
+    from numpy.typing import NDArray
+
     from saecodec.codec import Codec
     from saecodec.goal import Goal
     from saecodec.sae import SAE
@@ -124,10 +126,16 @@ def load_pieces(sae: str | None, codec: str | None, device: str) -> tuple[SAE | 
     return (load_sae(sae, device) if sae else None, load_codec(codec, device) if codec else None)
 
 
-def warn_of_missing_ids(codec: Codec | None, seq: str | None, shape: tuple[int, ...]) -> None:
-    """Say on stderr that a codec fitted on sequences is about to see rows without."""
-    if codec is not None and codec.info.get("context", {}).get("sequences") and seq is None and len(shape) < 3:
+def load_ids(seq: str | None, shape: tuple[int, ...], codec: Codec | None = None) -> NDArray[Any] | None:
+    """The sequence ids that --seq names, of rows of this shape; a warning on stderr when a codec fitted on sequences is
+    about to see rows without."""
+    if seq is not None:
+        from saecodec.formats.sequence_ids import load_sequence_ids
+
+        return load_sequence_ids(seq, shape[:-1])
+    if codec is not None and codec.info.get("context", {}).get("sequences") and len(shape) < 3:
         click.echo("Warning: the codec was fitted on sequences; give the ids of these rows too (--seq)", err=True)
+    return None
 
 
 def check_output_name(path: str, extension: str) -> None:

@@ -128,7 +128,7 @@ def ablation(data: Data) -> list[dict[str, Any]]:
         taken = used["train"][: int(share * used["train"].n_rows)]
         started = time.perf_counter()
         fit = fit_context(
-            list(_chunks(taken)),
+            partial(_chunks, taken),
             codec.latents.prior,  # type: ignore[arg-type]
             device=sae.device,
             report=lambda done, total, bits: None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -23,28 +23,26 @@ class ContextComparison:
     def __init__(self, codec: Codec) -> None:
         assert isinstance(codec.latents.prior, ContextPrior)
         self._codec, self._prior = codec, codec.latents.prior
-        self._files = ExitStack()
         self._spool: Spool[Codes] | None = None
         self._n_rows = self._n_bytes = 0
 
     def add(self, codes: Codes, n_bytes: int) -> None:
         """Add a chunk, with its columns, and the bytes that it takes."""
         if self._spool is None:
-            columns = tuple(codes.columns)
-            self._spool = self._files.enter_context(code_spool(self._prior.n_latents, columns))
+            self._spool = code_spool(self._prior.n_latents, tuple(codes.columns))
         self._spool.append(codes)
         self._n_rows += codes.n_rows
         self._n_bytes += n_bytes
 
     def _chunks(self) -> Iterator[Codes]:
-        return iter(self._spool or ())
+        return iter(self._spool if self._spool is not None else ())
 
     def report(self) -> dict[str, Any] | None:
         """Support under four models, the latents that depend most, and when the codec has paid for itself.
 
         None without nonzeros. The chunks are gone afterwards.
         """
-        with self._files:
+        with self._spool or nullcontext():
             found = measure_dependence(self._prior, self._chunks)
             return None if found is None else _dependence(found) | {"break_even": self._break_even(found.factorized)}
 

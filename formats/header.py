@@ -12,7 +12,7 @@ from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
-from saecodec.version import RESIDUAL, check_prior, check_version, versioned
+from saecodec.version import RESIDUAL, check_prior, check_version, required, versioned
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
@@ -45,7 +45,7 @@ class Header:
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""
         check_user(self.user)
-        record = versioned([f"prior:{self.prior}", *([RESIDUAL] if self.residual else [])]) | {
+        record = versioned(required(self.prior, residual=self.residual)) | {
             "width": self.width,
             "dtype": self.dtype,
             "chunk_rows": self.chunk_rows,

@@ -26,7 +26,7 @@ from saecodec.residual import ResidualLayer
 from saecodec.sae import SAE
 from saecodec.search import Mode
 from saecodec.sequences import Chunking, ids_of_shape
-from saecodec.version import RESIDUAL, check_prior, check_version, versioned
+from saecodec.version import RESIDUAL, check_prior, check_version, required, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
@@ -144,13 +144,14 @@ class Codec:
         seq: sequence id of each row, integers (T,), which is coded too; the context prior takes those of rows
         (..., position, d) from their shape.
         """
+        from saecodec.batches import stream_batches
         from saecodec.row_coder import RowCoder
 
         rows = as_rows(x, self._sae().width)
         coder = RowCoder(self, search, slope)
         chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), self.latents.prior.name))
         parts = (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
-        return b"".join(data for part in parts for data in self.pack(part))
+        return b"".join(data for chunk in stream_batches(self.pack, parts) for data in chunk)
 
     def pack(self, layers: Layers) -> list[bytes]:
         """The frames of a chunk: its codes, then its residual levels where the codec has that layer."""
@@ -230,7 +231,7 @@ class Codec:
     @property
     def requires(self) -> list[str]:
         """What a reader must know."""
-        return [f"prior:{self.latents.prior.name}", *([RESIDUAL] if self.residual is not None else [])]
+        return required(self.latents.prior.name, residual=self.residual is not None)
 
     @classmethod
     def from_tables(

@@ -36,13 +36,16 @@ class Costs:
     level_class: NDArray[np.int64]
 
 
+def bucket_bits(weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bits of a value of each bucket, its offset included, under tables with weights (C, 304): float64 (C, 304)."""
+    return np.asarray(buckets.OFFSET_BITS - np.log2(weights / TOTAL))
+
+
 def mean_bits(weights: NDArray[np.int64]) -> NDArray[np.float64]:
     """Bits of a value under bucket tables with weights (C, 304) that tell the truth: their entropies, float64 (C,)."""
-    p = weights / TOTAL
-    return np.asarray((p * (buckets.OFFSET_BITS - np.log2(p))).sum(1))
+    return np.asarray((weights / TOTAL * bucket_bits(weights)).sum(1))
 
 
 def value_bits(weights: NDArray[np.int64], n_values: int) -> NDArray[np.float64]:
     """Bits of each value 0..n_values - 1 under bucket tables with weights (C, 304): float64 (C, n_values)."""
-    bucket = buckets.bucket_of(np.arange(n_values))
-    return np.asarray(buckets.OFFSET_BITS[bucket] - np.log2(weights[:, bucket] / TOTAL))
+    return bucket_bits(weights)[:, buckets.bucket_of(np.arange(n_values))]

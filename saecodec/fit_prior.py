@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -23,8 +23,8 @@ class ContextFitter:
         self._device, self._seconds, self._progress = device, seconds, progress
         self._network: Network | None = None
 
-    def __call__(self, codec: Codec, chunks: Iterable[Codes]) -> Codec:
-        """`codec` with the context prior of chunks of codes, which are iterated several times."""
+    def __call__(self, codec: Codec, chunks: Callable[[], Iterable[Codes]]) -> Codec:
+        """`codec` with the context prior of codes, which `chunks` gives chunk by chunk, as often as it is asked."""
         factorized = codec.latents.prior
         assert isinstance(factorized, FactorizedPrior)
 

@@ -37,6 +37,14 @@ def model_of(weights: NDArray[np.int64]) -> Model:
     return constriction.stream.model.Categorical((weights - 1).astype(np.float64), perfect=False)
 
 
+def can_hold(n_bytes: Any, least_bits: Any) -> Any:
+    """Whether streams of so many bytes can hold symbols that cost at least so many bits; numbers or float arrays.
+
+    The range coder may undercut the ideal code length by its last word; 1 % is for the rounding of the bound.
+    """
+    return 0.99 * least_bits <= 8.0 * n_bytes + 64
+
+
 class StreamEncoder:
     """One range-coded stream."""
 

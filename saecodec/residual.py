@@ -25,6 +25,7 @@ from saecodec.codes import MAX_LEVEL
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
 from saecodec.quantizer import CENTROID_LEVELS, CENTROID_UNIT
+from saecodec.rangecoder import can_hold
 from saecodec.runs import decode_runs, encode_runs
 from saecodec.table_set import TableSet
 from saecodec.wire import ByteReader, varint, varints
@@ -150,7 +151,7 @@ class ResidualLayer:
         """The inverse of `encode` for a chunk of `n_rows` rows; FormatError when the bytes are not that."""
         runs, bounds = self._runs(n_rows), [0, len(self.tables.codes)]
         least = float(np.diff(runs) @ self.tables.least_bits)
-        if runs[-1] > MAX_CELLS or 0.99 * least > 8.0 * len(data) + 64:
+        if runs[-1] > MAX_CELLS or not can_hold(len(data), least):
             raise FormatError(f"{what}: {runs[-1]} residual levels cannot come from {len(data)} bytes")
         values, _ = decode_runs([memoryview(data)], runs, bounds, self.tables.models, what, False)
         levels = unzigzag(values)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec import buckets
+from saecodec.codes import MAX_LEVEL, Codes
+from saecodec.errors import FormatError, InputError
 from saecodec.rangecoder import Model, StreamDecoder, StreamEncoder
 
 
@@ -69,3 +71,32 @@ def decode_runs(
             negative[a:b] = stream.get_bits(np.ones(b - a, np.int64))
         stream.end()
     return values, negative
+
+
+def check_signs(codes: Codes, signed: bool) -> None:
+    """InputError when a level is negative under a prior without signs."""
+    if not signed and codes.nnz and codes.levels.min() < 0:
+        raise InputError("this prior was fitted on activations that are never negative, but a level is")
+
+
+def encode_levels(
+    levels: NDArray[np.int32], first: NDArray[np.int64], bounds: list[int], models: list[Model], signed: bool
+) -> list[bytes]:
+    """`encode_runs` of nonzero levels: their magnitudes, less one, and their signs where they have any."""
+    magnitude, negative = np.abs(levels).astype(np.int64) - 1, (levels < 0).astype(np.int64)
+    return encode_runs(magnitude, first, bounds, models, negative if signed else None)
+
+
+def decode_levels(
+    streams: list[memoryview],
+    first: NDArray[np.int64],
+    bounds: list[int],
+    models: list[Model],
+    what: str,
+    signed: bool,
+) -> NDArray[np.int64]:
+    """The levels that `encode_levels` coded."""
+    magnitude, negative = decode_runs(streams, first, bounds, models, what, signed)
+    if len(magnitude) and magnitude.max() >= MAX_LEVEL:
+        raise FormatError(f"{what}: a level exceeds 2^20")
+    return (magnitude + 1) * (1 - 2 * negative) if signed else magnitude + 1

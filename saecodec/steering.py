@@ -56,9 +56,13 @@ class Coded:
     reached: float | None = None
     slope: float = DEFAULT_SLOPE
 
+    def labelled(self) -> Iterator[Codes]:
+        """The codes of each chunk, with their sequence ids."""
+        return self.chunking.labels(iter(self.codes))
+
     def layers(self) -> Iterator[Layers]:
         """The layers of each chunk."""
-        return joined(self.chunking.labels(iter(self.codes)), self.levels)
+        return joined(self.labelled(), self.levels)
 
 
 class Steering:
@@ -177,7 +181,7 @@ class Steering:
             return coded
         if self._fit_context is None:
             self._fit_context = ContextFitter(self.sae.device, self.goal.fit_seconds, self._progress)
-        return replace(coded, codec=self._fit_context(coded.codec, _Labelled(coded.codes, self._chunking)))
+        return replace(coded, codec=self._fit_context(coded.codec, coded.labelled))
 
     def _code_at(self, codec: Codec, slope: float, active: float | None) -> Coded:
         coder = RowCoder(codec, self.goal.search, slope, active)
@@ -252,16 +256,6 @@ class Steering:
             distortion.add(x, coded.codec.reconstruct(part.codes, part.residual))
         # Rows that do not vary have no NMSE; their energy takes the place of their variance, as in `Sample`.
         return distortion.squared_error / max(distortion.variance or distortion.energy, 1e-30)
-
-
-class _Labelled:
-    """The codes of a store with their sequence ids."""
-
-    def __init__(self, codes: Store[Codes], chunking: Chunking) -> None:
-        self._codes, self._chunking = codes, chunking
-
-    def __iter__(self) -> Iterator[Codes]:
-        return self._chunking.labels(iter(self._codes))
 
 
 def draw_sample(rows: Rows, n_rows: int) -> Sample:

@@ -14,6 +14,11 @@ FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2}
 """The minor version that each feature came with."""
 
 
+def required(prior: str, *, residual: bool) -> list[str]:
+    """What a reader must know of a codec: its prior, and the residual layer where it has one."""
+    return [_PRIOR + prior, *([RESIDUAL] if residual else [])]
+
+
 def versioned(requires: list[str]) -> dict[str, Any]:
     """The header fields that `check_version` reads: the oldest version that has all of `requires`."""
     return {"version": [MAJOR_VERSION, max(FEATURES[name] for name in requires)], "requires": requires}

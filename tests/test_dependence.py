@@ -70,7 +70,7 @@ def prior_of(n: Network, codes: Codes) -> ContextPrior:
     factorized = LatentCodec.fit([codes]).prior
     assert isinstance(factorized, FactorizedPrior)
     device = torch.device("cpu")
-    return fit_context([codes], factorized, device=device, report=print, seconds=1, network=n).prior
+    return fit_context(lambda: [codes], factorized, device=device, report=print, seconds=1, network=n).prior
 
 
 def chunked(codes: Codes, rows: int = 1000) -> Callable[[], list[Codes]]:

@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec import buckets
-from saecodec.codes import MAX_LEVEL, Codes
-from saecodec.costs import COST_LEVELS, Costs, value_bits
+from saecodec.codes import Codes
+from saecodec.costs import COST_LEVELS, Costs, bucket_bits, value_bits
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints
 from saecodec.priors.binned import Binned, BinQueues, first_of_bins, ranks_of
 from saecodec.priors.factorized import MAX_NONZEROS
 from saecodec.priors.layout import Cells
-from saecodec.priors.network import Arithmetic, Network, Walk
+from saecodec.priors.network import Arithmetic, Network, Walk, full_precision
 from saecodec.priors.network_bytes import pack_network, read_network
 from saecodec.priors.ranks import BinnedCells
-from saecodec.rangecoder import TOTAL
-from saecodec.runs import decode_runs, encode_runs
+from saecodec.rangecoder import can_hold
+from saecodec.runs import check_signs, decode_levels, decode_runs, encode_levels, encode_runs
 from saecodec.sequences import linked_rows
 from saecodec.table_set import MAX_CLASSES, TableSet
 from saecodec.wire import ByteReader, varint, varints
@@ -76,7 +76,7 @@ class ContextPrior:
     @cached_property
     def arithmetic(self) -> Arithmetic:
         """What the network is run with: float32 on the CPU. Another gives the same bytes."""
-        return Arithmetic(self.network)
+        return self.network.arithmetic
 
     # -- coding --------------------------------------------------------------------------------------------------------
 
@@ -85,16 +85,9 @@ class ContextPrior:
         words; the streams."""
         self._check(codes)
         binned = self.binned(codes)
-        level = binned.cells.level[binned.level_order]
-        magnitude, negative = np.abs(level).astype(np.int64) - 1, (level < 0).astype(np.int64)
         (support,) = encode_runs(binned.gaps, binned.first_gap, [0, self.network.n_bins], self._models(self.support))
-        (levels,) = encode_runs(
-            magnitude,
-            binned.first_level,
-            [0, self.network.n_level_bins],
-            self._models(self.levels),
-            negative if self.signed else None,
-        )
+        level, bounds = binned.cells.level[binned.level_order], [0, self.network.n_level_bins]
+        (levels,) = encode_levels(level, binned.first_level, bounds, self._models(self.levels), self.signed)
         counts = varints(np.diff(binned.first_gap)) + varints(np.diff(binned.first_level))
         return counts + varints([len(support) // 4, len(levels) // 4]) + support + levels
 
@@ -106,7 +99,7 @@ class ContextPrior:
         walk = Walk(self.arithmetic, linked)
         rank, bins = np.empty(codes.nnz, np.int64), np.empty(codes.nnz, np.uint8)
         level_bins, base = np.empty(codes.nnz, np.uint8), np.zeros(n.n_bins, np.int64)
-        with self.arithmetic.exact():
+        with full_precision(self.arithmetic.device):
             for block in _slices(cells.column, n.starts):
                 for start, end in walk.slabs():
                     a, b = np.searchsorted(cells.column[block], [start, end]) + block.start
@@ -134,16 +127,11 @@ class ContextPrior:
         gaps, _ = decode_runs(streams[:1], first, [0, n.n_bins], self._models(self.support), what, False)
         ranks = BinQueues(ranks_of(gaps, first, n_rows * self.n_latents, what), first)
         first = np.concatenate([[0], np.cumsum(level_counts)])
-        magnitude, negative = decode_runs(
-            streams[1:], first, [0, n.n_level_bins], self._models(self.levels), what, self.signed
-        )
-        if len(magnitude) and magnitude.max() >= MAX_LEVEL:
-            raise FormatError(f"{what}: a level exceeds 2^20")
-        signs = 1 - 2 * negative if self.signed else 1
-        levels = BinQueues((magnitude + 1) * signs, first)
+        models = self._models(self.levels)
+        levels = BinQueues(decode_levels(streams[1:], first, [0, n.n_level_bins], models, what, self.signed), first)
         parts = [Cells(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))]
         walk, base = Walk(self.arithmetic, linked_rows(columns, n_rows)), np.zeros(n.n_bins, np.int64)
-        with self.arithmetic.exact():
+        with full_precision(self.arithmetic.device):
             for _ in range(n.n_blocks):
                 if not ranks.left:
                     break
@@ -174,8 +162,7 @@ class ContextPrior:
                 f"a chunk of {t} rows and {codes.nnz} nonzeros is too large for this prior (limits: "
                 f"{min(limit, MAX_WALK_CELLS // self.n_latents)} rows, {MAX_NONZEROS} nonzeros): use fewer rows a chunk"
             )
-        if not self.signed and codes.nnz and codes.levels.min() < 0:
-            raise InputError("this prior was fitted on activations that are never negative, but a level is")
+        check_signs(codes, self.signed)
 
     def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[Integers, Integers, list[int]]:
         """Counts of nonzeros by bin and by level bin, and lengths of the streams in words, checked for each other."""
@@ -189,8 +176,7 @@ class ContextPrior:
         if total > min(MAX_NONZEROS, n_rows * self.n_latents) or total != level_counts.sum():
             raise FormatError(f"{reader.what}: {total} nonzeros and {level_counts.sum()} levels are not possible")
         for found, tables, length in zip((counts, level_counts), (self.support, self.levels), lengths, strict=True):
-            # The range coder may undercut the ideal code length by its last word; 1 % is for the bound's rounding.
-            if 0.99 * (found * tables.least_bits[tables.classes]).sum() > 32.0 * length + 64:
+            if not can_hold(4 * length, float((found * tables.least_bits[tables.classes]).sum())):
                 raise FormatError(f"{reader.what}: {total} nonzeros cannot come from streams of these lengths")
         return counts, level_counts, lengths
 
@@ -259,4 +245,4 @@ def _slices(column: Integers, starts: list[int]) -> list[slice]:
 
 def symbol_bits(tables: TableSet) -> NDArray[np.float64]:
     """Bits of a value of each bucket, offset included, under the table of each member: float64 (B, 304)."""
-    return np.asarray(buckets.OFFSET_BITS - np.log2(tables.weights[tables.classes] / TOTAL))
+    return bucket_bits(tables.weights)[tables.classes]

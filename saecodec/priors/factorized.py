@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec import buckets
-from saecodec.codes import MAX_LEVEL, Codes
-from saecodec.costs import COST_LEVELS, Costs, mean_bits, value_bits
+from saecodec.codes import Codes
+from saecodec.costs import COST_LEVELS, Costs, bucket_bits, mean_bits, value_bits
 from saecodec.errors import FormatError, InputError
 from saecodec.priors.gaps import gaps_of, positions_of
 from saecodec.priors.layout import Cells, Layout
-from saecodec.rangecoder import TOTAL
-from saecodec.runs import decode_runs, encode_runs
+from saecodec.rangecoder import can_hold
+from saecodec.runs import check_signs, decode_levels, decode_runs, encode_levels, encode_runs
 from saecodec.table_set import MAX_CLASSES, TableSet
 from saecodec.wire import ByteReader, varint, varints
 
@@ -76,18 +76,14 @@ class FactorizedPrior:
                 f"a chunk of {codes.n_rows} rows and {codes.nnz} nonzeros is too large (limits: {MAX_NONZEROS} "
                 f"nonzeros, {MAX_CELLS} cells): use fewer rows a chunk"
             )
-        if not self.signed and codes.nnz and codes.levels.min() < 0:
-            raise InputError("this prior was fitted on activations that are never negative, but a level is")
+        check_signs(codes, self.signed)
         layout = self.layout
         cells = layout.cells(codes)
         gaps, first = gaps_of(cells, codes.n_rows, layout.class_start)
         order, run = layout.level_order(cells.column)
-        level = cells.level[order]
-        magnitude = np.abs(level).astype(np.int64) - 1
-        negative = (level < 0).astype(np.int64)
         support = encode_runs(gaps, first, layout.class_bounds, self.support.models)
         models = [self.levels.models[c] for c in layout.run_class]
-        levels = encode_runs(magnitude, run, layout.run_bounds, models, negative if self.signed else None)
+        levels = encode_levels(cells.level[order], run, layout.run_bounds, models, self.signed)
         lengths = [len(stream) // 4 for pair in zip(support, levels, strict=True) for stream in pair]
         return varints(np.diff(first)) + varints(lengths) + b"".join(support) + b"".join(levels)
 
@@ -102,11 +98,8 @@ class FactorizedPrior:
         column, row = positions_of(gaps, counts, n_rows, layout.class_start, what)
         order, run = layout.level_order(column)
         models = [self.levels.models[c] for c in layout.run_class]
-        magnitude, negative = decode_runs(streams[n_groups:], run, layout.run_bounds, models, what, self.signed)
-        if len(magnitude) and magnitude.max() >= MAX_LEVEL:
-            raise FormatError(f"{what}: a level exceeds 2^20")
-        level = np.empty(len(magnitude), np.int32)
-        level[order] = (magnitude + 1) * (1 - 2 * negative) if self.signed else magnitude + 1
+        level = np.empty(int(run[-1]), np.int32)
+        level[order] = decode_levels(streams[n_groups:], run, layout.run_bounds, models, what, self.signed)
         return layout.codes(Cells(column, row, level), n_rows)
 
     def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[NDArray[np.int64], list[int]]:
@@ -119,9 +112,8 @@ class FactorizedPrior:
         counts = np.array(reader.varints(len(sizes), MAX_NONZEROS), np.int64)
         lengths = reader.varints(2 * len(self.group_sizes), reader.left)
         least = np.add.reduceat(counts * self.support.least_bits, self.layout.class_bounds[:-1])
-        # The range coder may undercut the ideal code length by its last word; 1 % is for the rounding of the bound.
-        possible = 32.0 * np.array(lengths[::2]) + 64
-        if counts.sum() > MAX_NONZEROS or (counts > sizes * n_rows).any() or (0.99 * least > possible).any():
+        fits = can_hold(4.0 * np.array(lengths[::2]), least).all()
+        if counts.sum() > MAX_NONZEROS or (counts > sizes * n_rows).any() or not fits:
             raise FormatError(f"{reader.what}: {counts.sum()} nonzeros cannot come from streams of these lengths")
         return counts, lengths
 
@@ -139,8 +131,7 @@ class FactorizedPrior:
         latent = self.layout.latent_of[cells.column]
         out = []
         for values, tables in ((gaps, self.support), (np.abs(cells.level).astype(np.int64) - 1, self.levels)):
-            symbols = buckets.bucket_of(values)
-            bits = -np.log2(tables.weights[tables.classes[latent], symbols] / TOTAL) + buckets.OFFSET_BITS[symbols]
+            bits = bucket_bits(tables.weights)[tables.classes[latent], buckets.bucket_of(values)]
             out.append(float(bits.sum()))
         return out[0], out[1] + (codes.nnz if self.signed else 0)
 

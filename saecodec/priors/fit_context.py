@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -21,7 +21,7 @@ from saecodec.priors.context import COST_UNIT, MAX_COST, ContextPrior
 from saecodec.priors.context_rows import batch_of
 from saecodec.priors.factorized import FactorizedPrior
 from saecodec.priors.layout import Layout
-from saecodec.priors.network import GAINS, Network
+from saecodec.priors.network import GAINS, Network, full_precision
 from saecodec.priors.quantize_network import GAIN_UNIT, quantize_network
 from saecodec.priors.train_network import Recipe, Report, train, windows
 from saecodec.sequences import SEQUENCE, linked_rows
@@ -55,7 +55,7 @@ class ContextFit:
 
 
 def fit_context(
-    chunks: Iterable[Codes],
+    chunks: Callable[[], Iterable[Codes]],
     factorized: FactorizedPrior,
     *,
     device: torch.device,
@@ -66,21 +66,20 @@ def fit_context(
 ) -> ContextFit:
     """The context prior of rows.
 
-    chunks: codes with their columns, iterated twice. factorized: the factorized prior of the same rows: its level
-    classes stay those of the centroids, and its costs back up those of rare latents. seconds: bounds the training.
-    network: trained on much the same rows; then only tables are fitted. InputError when the rows are too few to hold
-    any out.
+    chunks: gives codes with their columns, chunk by chunk, twice. factorized: the factorized prior of the same rows:
+    its level classes stay those of the centroids, and its costs back up those of rare latents. seconds: bounds the
+    training. network: trained on much the same rows; then only tables are fitted. InputError when the rows are too few
+    to hold any out.
     """
     codes = _within_memory(chunks, factorized.n_latents)
     check_rows(codes.n_rows)
     rows, heldout = _split(codes)
     if network is None:
         network = _trained(rows, heldout, recipe or recipe_of(rows), device, seconds, report)
-    prior = _with_tables(network, heldout, factorized)
-    parts = list(_chunks(heldout))
-    context_bits = sum(sum(prior.ideal_bits(part)) for part in parts) / heldout.n_rows
-    factorized_bits = sum(sum(factorized.ideal_bits(part)) for part in parts) / heldout.n_rows
-    return ContextFit(prior, SEQUENCE in codes.columns, heldout.n_rows, context_bits, factorized_bits)
+    prior, bits = _with_tables(network, heldout, factorized)
+    factorized_bits = sum(sum(factorized.ideal_bits(part)) for part in _chunks(heldout))
+    n = heldout.n_rows
+    return ContextFit(prior, SEQUENCE in codes.columns, n, bits / n, factorized_bits / n)
 
 
 def recipe_of(codes: Codes) -> Recipe:
@@ -95,7 +94,7 @@ def _trained(
     block = blocks(np.bincount(rows.latents, minlength=rows.n_latents), recipe.n_blocks)
     layout = Layout(block, np.zeros_like(block), (int(block.max()) + 1,))
     gains = context_gains(recipe.gain_power)
-    with torch.autocast(device.type, enabled=False), torch.no_grad():
+    with full_precision(device):
         parameters = train(rows, heldout, layout, gains, recipe, device, seconds, report)
     return quantize_network(parameters, block, gains, batch_of(rows[:_SAMPLE], layout, gains, device))
 
@@ -121,10 +120,10 @@ def context_gains(power: float) -> NDArray[np.float32]:
     return np.asarray(np.rint(GAIN_UNIT * np.arange(1, GAINS + 1) ** power) / GAIN_UNIT, np.float32)
 
 
-def _within_memory(chunks: Iterable[Codes], n_latents: int) -> Codes:
-    nnz = sum(part.nnz for part in chunks)
+def _within_memory(chunks: Callable[[], Iterable[Codes]], n_latents: int) -> Codes:
+    nnz = sum(part.nnz for part in chunks())
     share = min(1.0, _MAX_NONZEROS / max(nnz, 1))
-    kept = (part for i, part in enumerate(chunks) if math.floor((i + 1) * share) > math.floor(i * share))
+    kept = (part for i, part in enumerate(chunks()) if math.floor((i + 1) * share) > math.floor(i * share))
     return Codes.concatenate(kept, n_latents)
 
 
@@ -153,31 +152,23 @@ def _chunks(codes: Codes) -> Iterator[Codes]:
     return (codes[i : i + _CHUNK] for i in range(0, codes.n_rows, _CHUNK))
 
 
-def _with_tables(network: Network, heldout: Codes, factorized: FactorizedPrior) -> ContextPrior:
-    """The prior of a network, its tables and costs fitted on held-out rows."""
-    f = len(network.block)
-    nothing = np.zeros(f, np.int64)
-    start = ContextPrior(
-        network,
-        _flat_tables(network.n_bins),
-        _flat_tables(network.n_level_bins),
-        factorized.level_class,
-        nothing,
-        nothing,
-        factorized.signed,
-    )
+def _with_tables(network: Network, heldout: Codes, factorized: FactorizedPrior) -> tuple[ContextPrior, float]:
+    """The prior of a network, its tables and costs fitted on held-out rows, and the ideal bits of these."""
+    f, nothing = len(network.block), np.zeros(len(network.block), np.int64)
+    flat = _flat_tables(network.n_bins), _flat_tables(network.n_level_bins)
+    start = ContextPrior(network, *flat, factorized.level_class, nothing, nothing, factorized.signed)
     binned = [start.binned(part) for part in _chunks(heldout)]
     gaps, levels = np.zeros((network.n_bins, buckets.N_BUCKETS)), np.zeros((network.n_level_bins, buckets.N_BUCKETS))
     for part in binned:
         gaps += gap_histogram(part, network.n_bins)
         magnitude = np.abs(part.cells.level).astype(np.int64) - 1
         levels += class_histogram(part.level_bins.astype(np.int64), magnitude, network.n_level_bins)
-    support, level_tables = fit_gap_tables(gaps), _tables(levels, _COARSE_LEVEL)
-    prior = ContextPrior(network, support, level_tables, factorized.level_class, nothing, nothing, factorized.signed)
-    bits, bin_sum, count = np.zeros(f), np.zeros(f), np.zeros(f)
+    prior = replace(start, support=fit_gap_tables(gaps), levels=_tables(levels, _COARSE_LEVEL))
+    total, bits, bin_sum, count = 0.0, np.zeros(f), np.zeros(f), np.zeros(f)
     for part in binned:
-        latent = network.layout.latent_of[part.cells.column]
-        bits += np.bincount(latent, prior.cell_bits(part)[0], f)
+        latent, (support, of_levels) = network.layout.latent_of[part.cells.column], prior.cell_bits(part)
+        total += float(support.sum()) + float(of_levels.sum())
+        bits += np.bincount(latent, support, f)
         bin_sum += np.bincount(latent, part.level_bins, f)
         count += np.bincount(latent, minlength=f)
     alone = factorized.costs().support
@@ -186,7 +177,7 @@ def _with_tables(network: Network, heldout: Codes, factorized: FactorizedPrior) 
     mean_bin = bin_sum.sum() / max(count.sum(), 1)
     cost_bin = np.rint((bin_sum + _BACKED_OFF * mean_bin) / (count + _BACKED_OFF)).astype(np.int64)
     units = np.rint(cost * COST_UNIT).astype(np.int64).clip(0, MAX_COST)
-    return ContextPrior(network, support, level_tables, factorized.level_class, units, cost_bin, factorized.signed)
+    return replace(prior, cost=units, cost_bin=cost_bin), total
 
 
 def gap_histogram(binned: Binned, n_bins: int) -> NDArray[np.int64]:

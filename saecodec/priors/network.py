@@ -88,11 +88,23 @@ class Network:
         """First column of each block, and F at the end."""
         return list(self.layout.class_start.tolist())
 
+    @cached_property
+    def arithmetic(self) -> Arithmetic:
+        """In float32 on the CPU."""
+        return Arithmetic(self)
+
     def content(self) -> dict[str, NDArray[Any]]:
         """Everything that decides a bin, as integer arrays."""
         names = ("block", "gains", "context", "bias", "shifts", "out", "out_bias", "level_out", "level_bias")
         scalars = np.array([self.shift, self.level_shift, self.n_bins, self.n_level_bins])
         return {"scalars": scalars} | {name: getattr(self, name) for name in names}
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keeps autocast, which the caller may be under, from rounding products to fewer bits; without gradients."""
+    with torch.autocast(device.type, enabled=False), torch.no_grad():
+        yield
 
 
 class Arithmetic:
@@ -118,12 +130,6 @@ class Arithmetic:
         self.out, self.out_bias = scaled(n.out, n.shift), scaled(n.out_bias, n.shift)
         self.level_out, self.level_bias = scaled(n.level_out, n.level_shift), scaled(n.level_bias, n.level_shift)
         self.shifts = torch.from_numpy(n.shifts).to(self.device)
-
-    @contextmanager
-    def exact(self) -> Iterator[None]:
-        """Keeps autocast, which the caller may be under, from rounding products to fewer bits."""
-        with torch.autocast(self.device.type, enabled=False), torch.no_grad():
-            yield
 
     def floor(self, values: Tensor, shift: int | Tensor, top: int) -> Tensor:
         """clamp(values >> shift, 0, top); floating values have been shifted, and are cut where they are stored."""

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -22,7 +23,7 @@ from saecodec.codes import Codes
 from saecodec.priors.context_rows import Batch, batch_of
 from saecodec.priors.layout import Layout
 from saecodec.priors.soft_network import Parameters, Shape, Workspace, gradient
-from saecodec.sequences import SEQUENCE
+from saecodec.sequences import SEQUENCE, linked_rows
 
 _SEED: Final = 20241015
 _PARTS: Final = 2  # of a batch, side by side
@@ -64,17 +65,21 @@ def windows(codes: Codes) -> NDArray[np.int64]:
 
     Without sequence ids all rows are one sequence.
     """
-    ids = codes.columns.get(SEQUENCE, np.zeros(codes.n_rows, np.int64))
-    begins = np.flatnonzero(np.concatenate([np.ones(1, np.bool_), ids[1:] != ids[:-1]]))
-    ends = np.append(begins[1:], codes.n_rows)
-    inside = [np.arange(a, b, _WINDOW) for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
-    return np.concatenate([*inside, [codes.n_rows]])
+    begins = np.flatnonzero(~linked_rows(codes.columns, codes.n_rows)).tolist()
+    inside = [np.arange(a, b, _WINDOW) for a, b in pairwise([*begins, codes.n_rows])]
+    return np.concatenate([*inside, [codes.n_rows]]).astype(np.int64)
 
 
 def train(
-    codes: Codes, heldout: Codes, layout: Layout, gains: NDArray[np.float32], recipe: Recipe, device: torch.device,
-    seconds: float, report: Report,
-) -> Parameters:  # fmt: skip
+    codes: Codes,
+    heldout: Codes,
+    layout: Layout,
+    gains: NDArray[np.float32],
+    recipe: Recipe,
+    device: torch.device,
+    seconds: float,
+    report: Report,
+) -> Parameters:
     """The parameters with the fewest bits on held-out rows.
 
     codes, heldout: rows with their sequence ids. layout: of the blocks. gains: see `batch_of`. seconds: after which

@@ -65,7 +65,7 @@ def fit(codes: Codes, recipe: Recipe = RECIPE, seconds: float = 600, **more: Any
         """The report of nobody."""
 
     settings = {"device": CPU, "report": silent, "seconds": seconds, "recipe": recipe} | more
-    return fit_context([codes[:700], codes[700:]], factorized_of(codes), **settings)
+    return fit_context(lambda: [codes[:700], codes[700:]], factorized_of(codes), **settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +240,7 @@ def test_too_few_rows_are_refused() -> None:
     with pytest.raises(InputError, match="at least 512 rows, got 511"):
         fit(codes[:511])
     with pytest.raises(InputError, match="at least 512 rows, got 0"):
-        fit_context([], factorized_of(codes), device=CPU, report=print, seconds=1)
+        fit_context(lambda: [], factorized_of(codes), device=CPU, report=print, seconds=1)
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -354,7 +354,7 @@ def test_the_network_is_trained_and_judged_on_the_rows_so_divided(fitted: Fitted
 def test_of_too_many_nonzeros_chunks_from_all_over_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = numbered(None, 1000)
     chunks = [codes[i : i + 50] for i in range(0, 1000, 50)]
-    assert module._within_memory(chunks, 2).n_rows == 1000
+    assert module._within_memory(lambda: chunks, 2).n_rows == 1000
     monkeypatch.setattr(module, "_MAX_NONZEROS", 510)
-    some = module._within_memory(chunks, 2)
+    some = module._within_memory(lambda: chunks, 2)
     assert np.bincount((some.levels - 1) // 200, minlength=5).tolist() == [100] * 5
