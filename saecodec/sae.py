@@ -23,6 +23,7 @@ from saecodec.errors import CheckpointError, InputError, MissingPieceError
 from saecodec.features import Features
 from saecodec.identity import content_hash
 from saecodec.nonlinearity import Nonlinearity
+from saecodec.normalization import KINDS
 
 _BATCH_CELLS: Final = 1 << 21  # T x F pre-activations at a time: 8 MB stay in the cache
 _MIN_BATCH_ROWS: Final = 64
@@ -57,7 +58,8 @@ class SAE:
     """A trained sparse autoencoder.
 
     w_dec: float32 (F, d), decoder directions in rows. b_dec: float32 (d,). encoder: None when only the decoder is at
-    hand. architecture, name, source: for people. metadata: what its file says of where it was trained.
+    hand. architecture, name, source: for people. metadata: what its file says of where it was trained. normalization:
+    of rows before encoding, one of `normalization.KINDS`.
     """
 
     w_dec: Tensor
@@ -67,9 +69,12 @@ class SAE:
     name: str = ""
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    normalization: str = "none"
 
     def __post_init__(self) -> None:
         """Shapes, dtypes and finiteness; CheckpointError names the tensor."""
+        if self.normalization not in KINDS:
+            raise CheckpointError(f"{self.name}: normalization {self.normalization!r} is none of {', '.join(KINDS)}")
         if self.w_dec.ndim != 2:
             raise CheckpointError(f"{self.name}: w_dec has shape {tuple(self.w_dec.shape)}, expected (F, d)")
         tensors, expected = self._tensors(), self._shapes()
