@@ -12,7 +12,7 @@ from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
-from saecodec.version import RESIDUAL, check_prior, check_version, required, versioned
+from saecodec.version import RESIDUAL, SIDE, check_prior, check_version, required, versioned
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
@@ -26,7 +26,7 @@ class Header:
     width: d. dtype: of the input array. chunk_rows: most rows of a chunk. embed: what the file holds beside
     the rows ("none", "tables", or "decoder", which includes the tables). decoder_id, codec_id: sha256, hex.
     sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a residual
-    layer. user: free text by key.
+    layer. side: whether rows have side information. user: free text by key.
     """
 
     width: int
@@ -40,12 +40,13 @@ class Header:
     prior: str
     made_by: str
     residual: bool = False
+    side: bool = False
     user: Mapping[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""
         check_user(self.user)
-        record = versioned(required(self.prior, residual=self.residual)) | {
+        record = versioned(required(self.prior, residual=self.residual, side=self.side)) | {
             "width": self.width,
             "dtype": self.dtype,
             "chunk_rows": self.chunk_rows,
@@ -87,9 +88,9 @@ class Header:
         check_prior(record, get("prior", str), what)
         numbers = {key: get(key, int) for key in ("width", "chunk_rows")}
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
-        identities = {"decoder_id": ids[0].hex(), "codec_id": ids[1].hex()}
-        residual = RESIDUAL in record["requires"]
-        return cls(**numbers, **texts, **identities, sae=sae, step=get("step", float), user=user, residual=residual)
+        texts |= {key: ids[i].hex() for i, key in enumerate(("decoder_id", "codec_id"))}
+        residual, side = (name in record["requires"] for name in (RESIDUAL, SIDE))
+        return cls(**numbers, **texts, sae=sae, step=get("step", float), user=user, residual=residual, side=side)
 
 
 def check_user(user: Mapping[str, str]) -> None:

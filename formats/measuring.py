@@ -19,9 +19,12 @@ from saecodec.formats.encoding import EncodeReport, Ids, encode_array
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.frames import HEAD_BYTES
 from saecodec.goal import Goal
+from saecodec.normalization import Side
 from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.sae import SAE
+from saecodec.sequences import ids_of_shape
+from saecodec.side import scales_of, side_at
 
 
 def measure_array(
@@ -61,7 +64,9 @@ def measure_array(
             held = file.header.embed == "decoder" or (outside_codec and codec is not None and codec.sae is not None)
             outside = {"codec_bytes": outside_codec, "sae_bytes": 0 if held or whole is None else whole.nbytes}
             assert whole is not None
-            return _report(file, source, whole, encoded, outside, progress)
+            ids = seq if seq is not None else ids_of_shape(source.shape)
+            scales = scales_of(whole, source.batches(file.index.filled_rows), ids)
+            return _report(file, source, whole, scales, encoded, outside, progress)
 
 
 class _Alone:
@@ -71,10 +76,10 @@ class _Alone:
         self._sae = sae
         self.nnz, self.seconds, self.distortion = 0, 0.0, Distortion(sae.width)
 
-    def add(self, x: NDArray[np.float32]) -> None:
-        """Add rows."""
+    def add(self, x: NDArray[np.float32], side: Side | None) -> None:
+        """Add rows. side: of them, where it has to be known beforehand."""
         started = time.perf_counter()
-        features = self._sae.features(x)
+        features = self._sae.features(x, side=side)
         x_hat = self._sae.rows(features).cpu().numpy()
         self.seconds += time.perf_counter() - started
         self.nnz += features.nnz
@@ -82,7 +87,13 @@ class _Alone:
 
 
 def _report(
-    file: SaecFile, source: ArraySource, sae: SAE, encoded: EncodeReport, outside: dict[str, int], progress: Progress
+    file: SaecFile,
+    source: ArraySource,
+    sae: SAE,
+    scales: NDArray[np.float32] | None,
+    encoded: EncodeReport,
+    outside: dict[str, int],
+    progress: Progress,
 ) -> dict[str, Any]:
     decoder = file.decoder
     distortion, statistics = Distortion(source.width), CodeStatistics(decoder.latents.prior.n_latents)
@@ -98,7 +109,7 @@ def _report(
         distortion.add(x, x_hat)
         if layers.residual is not None:
             base.add(x, decoder.reconstruct(codes))
-        alone.add(x)
+        alone.add(x, side_at(scales, distortion.n_rows - len(x), len(x)))
         statistics.add(codes)
         if context is not None:
             context.add(codes, int(lengths[i]) - HEAD_BYTES)

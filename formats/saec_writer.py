@@ -57,6 +57,7 @@ class SaecWriter:
             codec.latents.prior.name,
             f"saecodec {saecodec.__version__}",
             codec.residual is not None,
+            codec.side is not None,
             user or {},
         )
         self._file, self._codec, self._at = file, codec, 0

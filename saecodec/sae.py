@@ -23,7 +23,7 @@ from saecodec.errors import CheckpointError, InputError, MissingPieceError
 from saecodec.features import Features
 from saecodec.identity import content_hash
 from saecodec.nonlinearity import Nonlinearity
-from saecodec.normalization import KINDS
+from saecodec.normalization import KINDS, Side, normalized, restored, sequence_scales, side_of
 
 _BATCH_CELLS: Final = 1 << 21  # T x F pre-activations at a time: 8 MB stay in the cache
 _MIN_BATCH_ROWS: Final = 64
@@ -145,25 +145,48 @@ class SAE:
         return max(_MIN_BATCH_ROWS, _BATCH_CELLS // self.n_latents)
 
     @torch.no_grad()
-    def features(self, x: NDArray[np.float32], first_row: int = 0) -> Features:
-        """The nonzero feature activations of rows.
+    def features(self, x: NDArray[np.float32], first_row: int = 0, side: Side | None = None) -> Features:
+        """The nonzero feature activations of rows, with their side information.
 
-        x: float32 (T, d), finite (InputError names the first row that is not, counted from `first_row`).
+        x: float32 (T, d), finite (InputError names the first row that is not, counted from `first_row`). side: of the
+        rows, which kind "sequence_norm" cannot tell from the rows alone.
         """
         self.check_rows(x, first_row)
+        side = self.side(x) if side is None else side
         parts, counts = [], [np.zeros(0, np.int64)]
         batch = min(self.batch_rows, max(len(x), 1))
         scratch = torch.empty(batch, self.n_latents, device=self.device)  # fresh ones would fragment the heap
         for start in range(0, len(x), batch):
             part = x[start : start + batch]
             rows = torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
+            part_side = None if side is None else side[start : start + batch]
+            rows = normalized(self.normalization, rows, part_side)
             flat, values = self._active(rows, scratch[: len(rows)])
             row, latent = np.divmod(flat, self.n_latents)
             counts.append(np.bincount(row, minlength=len(rows)))
             parts.append((latent.astype(np.int32), values))
         indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         latents = np.concatenate([np.zeros(0, np.int32), *(p[0] for p in parts)])
-        return Features(indptr, latents, np.concatenate([np.zeros(0, np.float32), *(p[1] for p in parts)]))
+        return Features(indptr, latents, np.concatenate([np.zeros(0, np.float32), *(p[1] for p in parts)]), side)
+
+    @torch.no_grad()
+    def side(self, x: NDArray[np.float32]) -> Side | None:
+        """Side information of rows x, float32 (T, d); None for an SAE that needs none.
+
+        InputError with kind "sequence_norm", for which `normalization.sequence_scales` has to be told the sequences.
+        """
+        if self.normalization == "none":
+            return None
+        if self.normalization == "sequence_norm":
+            raise InputError(
+                f"the SAE {self.name!r} divides rows by the mean norm of their sequence: say which rows are one "
+                "(--seq IDS.npy, or an array of shape (..., position, d))"
+            )
+        parts = [x[start : start + self.batch_rows] for start in range(0, max(len(x), 1), self.batch_rows)]
+        found = [side_of(self.normalization, torch.from_numpy(np.array(part)).to(self.device)) for part in parts]
+        sides = [side for side in found if side is not None]
+        means = [side.mean for side in sides if side.mean is not None]
+        return Side(np.concatenate([side.scale for side in sides]), np.concatenate(means) if means else None)
 
     def _active(self, x: Tensor, scratch: Tensor | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         encoder = self._encoder()
@@ -172,7 +195,7 @@ class SAE:
 
     @torch.no_grad()
     def magnitudes(self, x: Tensor) -> Tensor:
-        """What each latent's activation would be if it were active, float32 (T, F), of rows x, float32 (T, d)."""
+        """What each latent's activation would be if it were active, float32 (T, F), of normalized rows x (T, d)."""
         encoder = self._encoder()
         return encoder.nonlinearity.magnitudes(encoder.preactivations(x, self.b_dec))
 
@@ -180,7 +203,8 @@ class SAE:
     def encode(self, x: Tensor) -> Tensor:
         """Feature activations of rows in the units of the SAE's library: (..., d) -> dense float32 (..., F).
 
-        InputError when a row is not finite, or of another width.
+        With normalization "sequence_norm" the second-to-last dimension is a sequence. InputError when a row is not
+        finite, or of another width.
         """
         x = torch.as_tensor(x)
         if x.ndim < 1 or x.shape[-1] != self.width:
@@ -189,11 +213,20 @@ class SAE:
             )
         flat = x.reshape(-1, self.width).to(self.device, torch.float32)
         self.check_rows(flat.cpu().numpy())
-        index, values = self._active(flat)
+        index, values = self._active(normalized(self.normalization, flat, self._dense_side(x)))
         z = torch.zeros(len(flat) * self.n_latents, device=self.device)
         z[torch.from_numpy(index).to(self.device)] = torch.from_numpy(values).to(self.device)
         z = z.reshape(*x.shape[:-1], self.n_latents)
         return z if self._scale is None else z * self._scale
+
+    def _dense_side(self, x: Tensor) -> Side | None:
+        """Side information of rows (..., d), flattened."""
+        rows = x.detach().reshape(-1, self.width).float().cpu().numpy()
+        if self.normalization != "sequence_norm":
+            return self.side(rows)
+        length = x.shape[-2] if x.ndim > 1 else 1
+        ids = np.arange(len(rows)) // max(length, 1)
+        return Side(sequence_scales(np.linalg.norm(rows, axis=1), ids, self.width))
 
     @property
     def _scale(self) -> Tensor | None:
@@ -234,7 +267,8 @@ class SAE:
 
     @torch.no_grad()
     def rows(self, features: Features) -> Tensor:
-        """x_hat of feature activations, float32 (T, d), as a weighted sum of decoder directions per row."""
+        """x_hat of feature activations, float32 (T, d), as a weighted sum of decoder directions per row, normalization
+        undone."""
         bags = torch.nn.functional.embedding_bag(
             torch.from_numpy(features.latents.astype(np.int64)).to(self.device),
             self.w_dec,
@@ -243,26 +277,37 @@ class SAE:
             per_sample_weights=torch.from_numpy(features.values).to(self.device),
             include_last_offset=True,
         )
-        return bags.add_(self.b_dec)
+        return restored(bags.add_(self.b_dec), features.side)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """x_hat of dense feature activations in the units of `encode`: (..., F) -> float32 (..., d)."""
+    def decode(self, z: Tensor, side: Side | None = None) -> Tensor:
+        """x_hat of dense feature activations in the units of `encode`: (..., F) -> float32 (..., d).
+
+        side: side information of the rows, flattened; InputError when the SAE normalizes rows and it is not given.
+        """
+        if side is None and self.normalization != "none":
+            raise InputError(
+                f"the SAE {self.name!r} normalizes rows ({self.normalization}), so feature activations alone do not "
+                "give them back: use reconstruct(x), or give decode the side information, sae.side(x)"
+            )
         z = z.to(self.device, torch.float32)
         if self._scale is not None:
             z = z / torch.where(self._scale > 0, self._scale, 1)
-        return z @ self.w_dec + self.b_dec
+        y = z @ self.w_dec + self.b_dec
+        return restored(y.reshape(-1, self.width), side).reshape(y.shape)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x_hat of rows, nothing quantized: (..., d) -> float32 (..., d)."""
-        return self.decode(self.encode(x))
+        x = torch.as_tensor(x)
+        return self.decode(self.encode(x), self._dense_side(x))
 
     # -- identity ------------------------------------------------------------------------------------------------------
 
     @cached_property
     def decoder_id(self) -> str:
-        """sha256 over what decoding needs: W_dec and b_dec as little-endian float32 (docs/format.md, "Identity")."""
-        return content_hash({"kind": "decoder"}, self.decoder_tensors())
+        """sha256 over what decoding needs: W_dec and b_dec as little-endian float32, and how rows are normalized
+        (docs/format.md, "Identity")."""
+        return content_hash({"kind": "decoder"} | self.decoder_config(), self.decoder_tensors())
 
     @cached_property
     def sae_id(self) -> str | None:
@@ -271,9 +316,13 @@ class SAE:
             return None
         return content_hash({"kind": "sae"} | self.config(), self.tensors())
 
+    def decoder_config(self) -> dict[str, Any]:
+        """What makes the canonical decoder beside its tensors: the normalization, where there is one."""
+        return {} if self.normalization == "none" else {"normalization": self.normalization}
+
     def config(self) -> dict[str, Any]:
         """What makes the canonical form beside its tensors; `from_tensors` takes it."""
-        out: dict[str, Any] = {"architecture": self.architecture}
+        out: dict[str, Any] = {"architecture": self.architecture} | self.decoder_config()
         if self.encoder is not None:
             out["nonlinearity"] = self.encoder.nonlinearity.config()
             out["apply_b_dec_to_input"] = self.encoder.apply_b_dec_to_input
@@ -306,7 +355,8 @@ class SAE:
                     f"{name}: an encoder needs a dtype ({', '.join(dtypes)}) and apply_b_dec_to_input"
                 )
             encoder = Encoder(held["w_enc"].to(dtype), held["b_enc"].to(dtype), nonlinearity, subtract)
-        return cls(held["w_dec"], held["b_dec"], encoder, str(config.get("architecture", "unknown")), name)
+        architecture, normalization = (config.get("architecture", "unknown"), config.get("normalization", "none"))
+        return cls(held["w_dec"], held["b_dec"], encoder, str(architecture), name, normalization=str(normalization))
 
 
 def available(device: str | torch.device) -> torch.device:
