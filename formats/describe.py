@@ -48,6 +48,7 @@ def _saec(path: Path) -> dict[str, Any]:
             "decoder_id": header.decoder_id,
             "codec_id": header.codec_id,
             "prior": header.prior,
+            "side_information": header.side,
             "residual": _residual(file) if header.residual else None,
             "made_by": header.made_by,
             "user": dict(header.user),
