@@ -1,9 +1,7 @@
 """The sparse autoencoder: feature activations of rows, and rows from feature activations.
 
-An `SAE` is in canonical form whatever file it came from: an encoder `h = (x - b_dec) W_enc + b_enc` (the subtraction
-optional), a `Nonlinearity` that selects and values the active latents, and a decoder `x_hat = z W_dec + b_dec`.
-Arithmetic is float32, except that an encoder made for half precision multiplies in it, as its own library does: its
-thresholds were chosen for those roundings. T rows, d activation width, F latents, K nonzeros.
+An `SAE` is in canonical form whatever file it came from: a normalization of rows (mostly none), an encoder
+(`encoder.py`), and a decoder `x_hat = z W_dec + b_dec`. T rows, d activation width, F latents, K nonzeros.
 """
 
 from __future__ import annotations
@@ -19,38 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saecodec.encoder import HALF, AnyEncoder, encoder_of
+from saecodec.encoder import Encoder as Encoder
 from saecodec.errors import CheckpointError, InputError, MissingPieceError
 from saecodec.features import Features
 from saecodec.identity import content_hash
-from saecodec.nonlinearity import Nonlinearity
 from saecodec.normalization import KINDS, Side, normalized, restored, sequence_scales, side_of
 
 _BATCH_CELLS: Final = 1 << 21  # T x F pre-activations at a time: 8 MB stay in the cache
 _MIN_BATCH_ROWS: Final = 64
-_HALF: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """w_enc: (d, F) and b_enc: (F,), float32 or the half precision that the product is taken in. nonlinearity: of h.
-    apply_b_dec_to_input: subtract b_dec from x first."""
-
-    w_enc: Tensor
-    b_enc: Tensor
-    nonlinearity: Nonlinearity
-    apply_b_dec_to_input: bool
-
-    def preactivations(self, x: Tensor, b_dec: Tensor, out: Tensor | None = None) -> Tensor:
-        """h, float32 (T, F), of rows x, float32 (T, d); into `out` where it can be."""
-        dtype = self.w_enc.dtype
-        u = x.to(dtype) - b_dec.to(dtype) if self.apply_b_dec_to_input else x.to(dtype)
-        if dtype == torch.float32:
-            return torch.addmm(self.b_enc, u, self.w_enc, out=out)
-        h = (u @ self.w_enc + self.b_enc).float()  # rounded twice, as in SAELens
-        if not torch.isfinite(h).all():
-            row = int(torch.nonzero(~torch.isfinite(h).all(dim=1))[0])
-            raise InputError(f"row {row} of a batch overflows {dtype}, in which this SAE computes: scale the rows down")
-        return h
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +39,7 @@ class SAE:
 
     w_dec: Tensor
     b_dec: Tensor
-    encoder: Encoder | None
+    encoder: AnyEncoder | None
     architecture: str
     name: str = ""
     source: str = ""
@@ -81,7 +56,7 @@ class SAE:
         for key, tensor in tensors.items():
             if tuple(tensor.shape) != expected[key]:
                 raise CheckpointError(f"{self.name}: {key} has shape {tuple(tensor.shape)}, expected {expected[key]}")
-            half = key in ("w_enc", "b_enc") and tensor.dtype in _HALF.values()
+            half = key in ("w_enc", "b_enc", "w_glu", "b_glu") and tensor.dtype in HALF.values()
             if not (tensor.dtype == torch.float32 or half) or not torch.isfinite(tensor).all():
                 raise CheckpointError(
                     f"{self.name}: {key} must be finite float32, found {tensor.dtype} or NaN or infinity"
@@ -90,12 +65,12 @@ class SAE:
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"w_dec": self.w_dec, "b_dec": self.b_dec}
         if self.encoder is not None:
-            tensors |= {"w_enc": self.encoder.w_enc, "b_enc": self.encoder.b_enc}
-            tensors |= self.encoder.nonlinearity.tensors()
+            tensors |= self.encoder.tensors()
         return tensors
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        known = {"w_dec": (self.n_latents, self.width), "b_dec": (self.width,), "w_enc": (self.width, self.n_latents)}
+        known = {"w_dec": (self.n_latents, self.width), "b_dec": (self.width,)}
+        known |= dict.fromkeys(("w_enc", "w_glu"), (self.width, self.n_latents))
         return {key: known.get(key, (self.n_latents,)) for key in self._tensors()}
 
     def __repr__(self) -> str:
@@ -119,7 +94,7 @@ class SAE:
     @property
     def signed(self) -> bool:
         """Whether feature activations can be negative."""
-        return self.encoder is not None and self.encoder.nonlinearity.signed
+        return self.encoder is not None and self.encoder.signed
 
     @property
     def device(self) -> torch.device:
@@ -129,12 +104,7 @@ class SAE:
     def to(self, device: str | torch.device) -> SAE:
         """This SAE on another device; "auto" is cuda where there is one, else the CPU."""
         device = available(device)
-        encoder = self.encoder
-        if encoder is not None:
-            moved = encoder.nonlinearity.to(device)
-            encoder = replace(
-                encoder, w_enc=encoder.w_enc.to(device), b_enc=encoder.b_enc.to(device), nonlinearity=moved
-            )
+        encoder = None if self.encoder is None else self.encoder.to(device)
         return replace(self, w_dec=self.w_dec.to(device), b_dec=self.b_dec.to(device), encoder=encoder)
 
     # -- encoding ------------------------------------------------------------------------------------------------------
@@ -189,15 +159,13 @@ class SAE:
         return Side(np.concatenate([side.scale for side in sides]), np.concatenate(means) if means else None)
 
     def _active(self, x: Tensor, scratch: Tensor | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        encoder = self._encoder()
-        index, values = encoder.nonlinearity.active(encoder.preactivations(x, self.b_dec, scratch))
+        index, values = self._encoder().active(x, self.w_dec, self.b_dec, scratch)
         return index.cpu().numpy(), values.cpu().numpy()
 
     @torch.no_grad()
     def magnitudes(self, x: Tensor) -> Tensor:
         """What each latent's activation would be if it were active, float32 (T, F), of normalized rows x (T, d)."""
-        encoder = self._encoder()
-        return encoder.nonlinearity.magnitudes(encoder.preactivations(x, self.b_dec))
+        return self._encoder().magnitudes(x, self.w_dec, self.b_dec)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -230,7 +198,7 @@ class SAE:
 
     @property
     def _scale(self) -> Tensor | None:
-        return None if self.encoder is None else self.encoder.nonlinearity.scale
+        return None if self.encoder is None else self.encoder.scale
 
     def check_rows(self, x: NDArray[np.float32], first_row: int = 0) -> None:
         """InputError unless `x` is (T, d), finite and not huge; rows are counted from `first_row` in the message."""
@@ -252,7 +220,7 @@ class SAE:
             f"row {first_row + bad[0]} has a norm above 1.8e19, whose square float32 cannot hold: scale the rows down"
         )
 
-    def _encoder(self) -> Encoder:
+    def _encoder(self) -> AnyEncoder:
         if self.encoder is None:
             raise MissingPieceError(f"encoding needs the whole SAE {self.name!r}; only its decoder is at hand")
         return self.encoder
@@ -324,9 +292,7 @@ class SAE:
         """What makes the canonical form beside its tensors; `from_tensors` takes it."""
         out: dict[str, Any] = {"architecture": self.architecture} | self.decoder_config()
         if self.encoder is not None:
-            out["nonlinearity"] = self.encoder.nonlinearity.config()
-            out["apply_b_dec_to_input"] = self.encoder.apply_b_dec_to_input
-            out["dtype"] = str(self.encoder.w_enc.dtype).removeprefix("torch.")
+            out |= self.encoder.config()
         return out
 
     def decoder_tensors(self) -> dict[str, NDArray[np.float32]]:
@@ -343,18 +309,7 @@ class SAE:
         held = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in tensors.items()}
         if not {"w_dec", "b_dec"} <= held.keys():
             raise CheckpointError(f"{name}: tensors w_dec and b_dec are needed, found {sorted(held)}")
-        encoder = None
-        if "w_enc" in held:
-            if "nonlinearity" not in config or "b_enc" not in held:
-                raise CheckpointError(f"{name}: an encoder needs b_enc and a nonlinearity")
-            nonlinearity = Nonlinearity.from_config(config["nonlinearity"], held)
-            dtypes = {"float32": torch.float32, **_HALF}
-            dtype, subtract = dtypes.get(str(config.get("dtype"))), config.get("apply_b_dec_to_input")
-            if dtype is None or not isinstance(subtract, bool):
-                raise CheckpointError(
-                    f"{name}: an encoder needs a dtype ({', '.join(dtypes)}) and apply_b_dec_to_input"
-                )
-            encoder = Encoder(held["w_enc"].to(dtype), held["b_enc"].to(dtype), nonlinearity, subtract)
+        encoder = encoder_of(config, held, name)
         architecture, normalization = (config.get("architecture", "unknown"), config.get("normalization", "none"))
         return cls(held["w_dec"], held["b_dec"], encoder, str(architecture), name, normalization=str(normalization))
 
