@@ -190,6 +190,19 @@ class AbsTopK(SignedTopK):
 
 
 @dataclass(frozen=True, eq=False)
+class SignedTopKWithTies(SignedTopK):
+    """All h of a row that are at least its k-th largest (mutual-feature-regularization, `_topk_activation`)."""
+
+    kind = "signed_topk_with_ties"
+
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        ranked = h if self.rank is None else h * self.rank
+        least = torch.topk(ranked, min(self.k, h.shape[1]), dim=1).values[:, -1:]
+        index = ((ranked >= least) & (h != 0)).reshape(-1).nonzero().reshape(-1)
+        return index, h.reshape(-1)[index]
+
+
+@dataclass(frozen=True, eq=False)
 class GroupMax(Nonlinearity):
     """The largest h of each of k groups of F / k neighbouring latents, then relu (sparsify, `groupmax`)."""
 
@@ -244,6 +257,7 @@ NONLINEARITIES: Final[tuple[type[Nonlinearity], ...]] = (
     JumpReLU,
     TopK,
     SignedTopK,
+    SignedTopKWithTies,
     AbsTopK,
     GroupMax,
     Gated,

@@ -34,7 +34,7 @@ class SAE:
 
     w_dec: float32 (F, d), decoder directions in rows. b_dec: float32 (d,). encoder: None when only the decoder is at
     hand. architecture, name, source: for people. metadata: what its file says of where it was trained. normalization:
-    of rows before encoding, one of `normalization.KINDS`.
+    of rows before encoding, one of `normalization.KINDS`. row_dims: 2 when arrays (..., heads, d_head) are its rows.
     """
 
     w_dec: Tensor
@@ -45,6 +45,7 @@ class SAE:
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     normalization: str = "none"
+    row_dims: int = 1
 
     def __post_init__(self) -> None:
         """Shapes, dtypes and finiteness; CheckpointError names the tensor."""
