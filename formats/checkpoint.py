@@ -144,8 +144,7 @@ def skip_connection(path: Path, told: str) -> UnsupportedError:
     """The error for SAEs whose decoder would need x. told: what the checkpoint says of it."""
     return UnsupportedError(
         f"{path}: {told}: a skip connection adds x W_skip to what the latents say, which a decoder without x cannot; "
-        f"the "
-        "latents can be coded on their own (encode --latents)"
+        "the latents can be coded on their own (encode --latents)"
     )
 
 

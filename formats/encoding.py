@@ -18,7 +18,7 @@ from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import InputError, MissingPieceError, OutputError
 from saecodec.features import Features
-from saecodec.formats.array_source import ArraySource
+from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.atomic import atomic_output
 from saecodec.formats.header import check_user
 from saecodec.formats.saec_writer import SaecWriter
@@ -83,6 +83,7 @@ def fit_array(
     target is out of reach.
     """
     goal = goal or Goal.of()
+    source = rows_for(source, sae.width, sae.row_dims)
     _check_width(source, sae)
     chunking = _chunking(source, chunk_rows, seq, goal.prior, sae)
     with _FileStores() as stores, _named(source):
@@ -128,6 +129,7 @@ def encode_array(
     if sae is None:
         which = f"SAE {codec.info.get('sae', '?')!r}" if codec else "an SAE"
         raise MissingPieceError(f"encoding needs {which}: give it (-s SAE), or a codec fitted with --embed-sae")
+    source = rows_for(source, sae.width, sae.row_dims)
     _check_width(source, sae)
     prior = codec.latents.prior.name if codec is not None else goal.prior
     chunking = _chunking(source, chunk_rows, seq, prior, sae)
@@ -138,7 +140,14 @@ def encode_array(
 
     def writer_of(file: BinaryIO, codec: Codec, shape: tuple[int, ...]) -> SaecWriter:
         return SaecWriter(
-            file, codec, shape=shape, dtype=source.dtype, chunk_rows=chunk_rows, embed=embed or "none", user=user
+            file,
+            codec,
+            shape=shape,
+            dtype=source.dtype,
+            chunk_rows=chunk_rows,
+            embed=embed or "none",
+            user=user,
+            row_shape=source.row_shape,
         )
 
     write_empty = lambda file, codec: writer_of(file, codec, (0, source.width)).finish()  # noqa: E731

@@ -16,6 +16,7 @@ from saecodec.version import RESIDUAL, SIDE, check_prior, check_version, require
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
+_MAX_ROW_DIMENSIONS: Final = 8
 _SAE_FACTS: Final = {"name": str, "source": str, "architecture": str, "n_latents": int}
 
 
@@ -26,7 +27,8 @@ class Header:
     width: d. dtype: of the input array. chunk_rows: most rows of a chunk. embed: what the file holds beside
     the rows ("none", "tables", or "decoder", which includes the tables). decoder_id, codec_id: sha256, hex.
     sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a residual
-    layer. side: whether rows have side information. user: free text by key.
+    layer. side: whether rows have side information. user: free text by key. row_shape: of a
+    row of the input, where that is not (d,).
     """
 
     width: int
@@ -42,6 +44,7 @@ class Header:
     residual: bool = False
     side: bool = False
     user: Mapping[str, str] = field(default_factory=dict)
+    row_shape: tuple[int, ...] = ()
 
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""
@@ -58,6 +61,7 @@ class Header:
             "prior": self.prior,
             "made_by": self.made_by,
         }
+        record |= {"row_shape": list(self.row_shape)} if self.row_shape else {}
         return pack_record(record | ({"user": dict(self.user)} if self.user else {}))
 
     @classmethod
@@ -70,7 +74,7 @@ class Header:
             return record_field(record, key, kind, what)
 
         ids = [get(key, bytes) for key in ("decoder_id", "codec_id")]
-        sae, user = get("sae", dict), record.get("user", {})
+        sae, user, row_shape = get("sae", dict), record.get("user", {}), record.get("row_shape", [])
         possible = {
             "width": 1 <= get("width", int) <= _MAX_WIDTH,
             "dtype": get("dtype", str) in ITEM_BYTES,
@@ -82,6 +86,12 @@ class Header:
             "sae": all(type(sae.get(key)) is kind for key, kind in _SAE_FACTS.items()),
             "user": isinstance(user, dict) and all(isinstance(text, str) for pair in user.items() for text in pair),
         }
+        possible["row_shape"] = row_shape == [] or (
+            isinstance(row_shape, list)
+            and 1 < len(row_shape) <= _MAX_ROW_DIMENSIONS
+            and all(type(n) is int and n > 0 for n in row_shape)
+            and math.prod(row_shape) == record["width"]
+        )
         wrong = [key for key, fine in possible.items() if not fine]
         if wrong:
             raise FormatError(f"{what}: header field {wrong[0]!r} is {record.get(wrong[0])!r}, which is not possible")
@@ -90,7 +100,8 @@ class Header:
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
         texts |= {key: ids[i].hex() for i, key in enumerate(("decoder_id", "codec_id"))}
         residual, side = (name in record["requires"] for name in (RESIDUAL, SIDE))
-        return cls(**numbers, **texts, sae=sae, step=get("step", float), user=user, residual=residual, side=side)
+        facts = {"sae": sae, "step": get("step", float), "user": user, "row_shape": tuple(row_shape)}
+        return cls(**numbers, **texts, **facts, residual=residual, side=side)
 
 
 def check_user(user: Mapping[str, str]) -> None:

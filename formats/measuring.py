@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.distortion import Distortion
 from saecodec.estimates import CodeStatistics
-from saecodec.formats.array_source import ITEM_BYTES, ArraySource
+from saecodec.formats.array_source import ITEM_BYTES, ArraySource, rows_for
 from saecodec.formats.context_report import ContextComparison
 from saecodec.formats.encoding import EncodeReport, Ids, encode_array
 from saecodec.formats.saec import SaecFile, open_saec
@@ -44,6 +44,9 @@ def measure_array(
     Arguments are those of `encode_array`; codec_bytes: size of the codec's file. Rates are bits per row and add up to
     8 * file_bytes / rows. Values that are not defined (no rows, no nonzeros, constant rows) are None.
     """
+    whole = sae if sae is not None else codec.sae if codec is not None else None
+    if whole is not None:
+        source = rows_for(source, whole.width, whole.row_dims)
     with tempfile.TemporaryDirectory(prefix="saecodec-") as folder:
         path = os.path.join(folder, "measured.saec")
         encoded = encode_array(
@@ -57,7 +60,6 @@ def measure_array(
             embed=embed,
             progress=progress,
         )
-        whole = sae if sae is not None else codec.sae if codec is not None else None
         with open_saec(path, sae=whole, codec=codec) as file:
             outside_codec = codec_bytes if file.header.embed == "none" else 0
             # An SAE that is in a codec file which is needed anyway is part of that file's size.

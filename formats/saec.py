@@ -209,7 +209,12 @@ class SaecFile:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the array that was encoded."""
-        return (*self.index.leading, self.header.width)
+        return (*self.index.leading, *self.row_shape)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of a row of the array that was encoded."""
+        return self.header.row_shape or (self.header.width,)
 
     @property
     def dtype(self) -> str:

@@ -23,7 +23,8 @@ from saecodec.layers import Layers
 class SaecWriter:
     """Writes a `.saec` file to `file`, which is at its beginning; `finish` completes it.
 
-    codec: with its SAE. embed: "none", "tables" or "decoder". user: free text by key.
+    codec: with its SAE. embed: "none", "tables" or "decoder". user: free text by key. row_shape:
+    of a row of the input, where that is not (d,).
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SaecWriter:
         chunk_rows: int,
         embed: str,
         user: dict[str, str] | None = None,
+        row_shape: tuple[int, ...] = (),
     ) -> None:
         if embed not in EMBED:
             raise InputError(f"embed is {embed!r}, expected one of {', '.join(EMBED)}")
@@ -59,6 +61,7 @@ class SaecWriter:
             codec.residual is not None,
             codec.side is not None,
             user or {},
+            row_shape if len(row_shape) > 1 else (),
         )
         self._file, self._codec, self._at = file, codec, 0
         self._rows: list[int] = []

@@ -84,6 +84,7 @@ class Codec:
         from saecodec.steering import Steering
         from saecodec.store import MemoryStores
 
+        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
         rows = as_rows(x, sae.width)
         chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), prior, sae))
         goal = Goal.of(step, nmse, bits, search, residual, prior, fit_seconds)
@@ -125,6 +126,7 @@ class Codec:
     def quantize(self, x: NDArray[np.floating[Any]]) -> Codes:
         """The codes of rows x (..., d) that stand for the SAE's own activations."""
         sae = self._sae()
+        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
         rows = as_rows(x, sae.width)
         scales = scales_of(sae, [rows], _ids(None, np.shape(x), self.latents.prior.name, sae))
         return self.quantize_features(sae.features(rows, side=side_at(scales, 0, len(rows))))
@@ -160,6 +162,7 @@ class Codec:
         from saecodec.row_coder import RowCoder
 
         sae = self._sae()
+        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
         rows = as_rows(x, sae.width)
         chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), self.latents.prior.name, sae))
         coder = RowCoder(self, search, slope, scales=scales_of(sae, [rows], chunking.ids))

@@ -175,7 +175,7 @@ class SAE:
         With normalization "sequence_norm" the second-to-last dimension is a sequence. InputError when a row is not
         finite, or of another width.
         """
-        x = torch.as_tensor(x)
+        x = torch.as_tensor(self.joined(torch.as_tensor(x)))
         if x.ndim < 1 or x.shape[-1] != self.width:
             raise InputError(
                 f"the SAE {self.name!r} codes rows of {self.width} values, got a tensor of shape {tuple(x.shape)}"
@@ -187,6 +187,12 @@ class SAE:
         z[torch.from_numpy(index).to(self.device)] = torch.from_numpy(values).to(self.device)
         z = z.reshape(*x.shape[:-1], self.n_latents)
         return z if self._scale is None else z * self._scale
+
+    def joined(self, x: Any) -> Any:
+        """An array or tensor (..., heads, d_head) as (..., d), for an SAE with such rows; any other as it is."""
+        if self.row_dims == 1 or x.ndim < 2 or x.shape[-1] == self.width or math.prod(x.shape[-2:]) != self.width:
+            return x
+        return x.reshape(*x.shape[:-2], self.width)
 
     def _dense_side(self, x: Tensor) -> Side | None:
         """Side information of rows (..., d), flattened."""
@@ -268,7 +274,8 @@ class SAE:
     def reconstruct(self, x: Tensor) -> Tensor:
         """x_hat of rows, nothing quantized: (..., d) -> float32 (..., d)."""
         x = torch.as_tensor(x)
-        return self.decode(self.encode(x), self._dense_side(x))
+        rows = self.joined(x)
+        return self.decode(self.encode(rows), self._dense_side(rows)).reshape(x.shape)
 
     # -- identity ------------------------------------------------------------------------------------------------------
 
@@ -293,7 +300,7 @@ class SAE:
         """What makes the canonical form beside its tensors; `from_tensors` takes it."""
         out: dict[str, Any] = {"architecture": self.architecture} | self.decoder_config()
         if self.encoder is not None:
-            out |= self.encoder.config()
+            out |= self.encoder.config() | ({} if self.row_dims == 1 else {"row_dims": self.row_dims})
         return out
 
     def decoder_tensors(self) -> dict[str, NDArray[np.float32]]:
@@ -311,8 +318,17 @@ class SAE:
         if not {"w_dec", "b_dec"} <= held.keys():
             raise CheckpointError(f"{name}: tensors w_dec and b_dec are needed, found {sorted(held)}")
         encoder = encoder_of(config, held, name)
-        architecture, normalization = (config.get("architecture", "unknown"), config.get("normalization", "none"))
-        return cls(held["w_dec"], held["b_dec"], encoder, str(architecture), name, normalization=str(normalization))
+        architecture, normalization = str(config.get("architecture", "unknown")), config.get("normalization", "none")
+        row_dims = 2 if config.get("row_dims") == 2 else 1
+        return cls(
+            held["w_dec"],
+            held["b_dec"],
+            encoder,
+            architecture,
+            name,
+            normalization=str(normalization),
+            row_dims=row_dims,
+        )
 
 
 def available(device: str | torch.device) -> torch.device:
