@@ -66,7 +66,7 @@ def encode(
       saecodec encode acts.npy -s path/to/sae --nmse 0.15 -o acts.saec
       saecodec encode acts.npy -s path/to/sae --bits 500 --residual -o acts.saec
     """
-    from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids, load_pieces
+    from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids, load_pieces, rows_of
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import number, size, target_text
     from saecodec.formats.array_source import ITEM_BYTES
@@ -81,6 +81,7 @@ def encode(
     check_output_path(output, force=force)
     source = open_array(input, key)
     model, fitted = load_pieces(sae, codec, device)
+    source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
     with progress_bar() as progress:
         report = encode_array(

@@ -8,24 +8,26 @@ from typing import Any
 
 import click
 
-from saecodec.cli.options import json_option
+from saecodec.cli.options import about_sae, json_option
 
 
-@click.command(short_help="What a .saec, a .saecodec or an SAE folder is.")
+@click.command(short_help="What a .saec, a .saecodec or an SAE is.")
 @click.argument("file", metavar="FILE")
+@about_sae
 @json_option
 def info(file: str, as_json: bool) -> None:
-    """Describe FILE: a .saec file, a .saecodec file, or an SAE folder.
+    """Describe FILE: a .saec file, a .saecodec file, or an SAE checkpoint, with the equation that it is run by.
 
     \b
     Examples:
       saecodec info acts.saec
       saecodec info path/to/sae --json
     """
+    from saecodec.cli.options import sae_told
     from saecodec.cli.render import pairs
     from saecodec.formats.describe import describe
 
-    facts = describe(Path(file))
+    facts = describe(Path(file), sae_told()[0])
     if as_json:
         click.echo(json.dumps(facts))
         return

@@ -76,6 +76,13 @@ class SAELensConfig:
         """Of `normalization.KINDS`."""
         return _NORMALIZATIONS[self.normalize_activations]
 
+    @property
+    def nonlinearity(self) -> str:
+        """Kind of its nonlinearity, or of its encoder."""
+        if self.architecture == "standard":
+            return "tanh_relu" if self.activation_fn == "tanh-relu" else "relu"
+        return "jumprelu" if "batchtopk" in self.architecture else self.architecture
+
     @classmethod
     def read(cls, folder: Path) -> SAELensConfig:
         """Parse and check `cfg.json`; UnsupportedError names what cannot be coded."""
