@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,7 +26,7 @@ def info(file: str, as_json: bool) -> None:
     from saecodec.cli.render import pairs
     from saecodec.formats.describe import describe
 
-    facts = describe(Path(file), sae_told()[0])
+    facts = describe(file, sae_told()[0])
     if as_json:
         click.echo(json.dumps(facts))
         return

@@ -12,6 +12,7 @@ from saecodec.errors import CheckpointError, InputError, UnsupportedError
 from saecodec.formats.checkpoint import Checkpoint, Family, Options, candidates
 from saecodec.formats.dictionary_learning import DICTIONARY_LEARNING
 from saecodec.formats.gemma_scope import GEMMA_SCOPE, GEMMA_SCOPE_2
+from saecodec.formats.hub import Found, locate
 from saecodec.formats.linear_sae import GOODFIRE, LINEAR
 from saecodec.formats.llama_scope import LANGUAGE_MODEL_SAES, LLAMA_SCOPE
 from saecodec.formats.mapped_sae import load_mapped, mapping_of
@@ -47,28 +48,37 @@ def load_sae(
 ) -> SAE:
     """Load a trained SAE from a checkpoint folder or file.
 
-    path: of a folder or a weights file; `path#i` picks one of several SAEs in a file; a JSON file maps the tensors of
-    any other SAE (docs/checkpoints.md). device: where its weights go; "auto" is cuda where there is one. k: of a top-k
-    whose checkpoint does not say it. input_scale: rows are multiplied by it before the SAE, and divided after: SAELens'
-    `norm_scaling_factor`, which lies outside the weights. Raises CheckpointError when the checkpoint is incomplete,
+    path: of a folder or a weights file, `hf://owner/repo/path@revision`, or SAELens' `release/sae_id`; `path#i` picks
+    one of several SAEs in a file; a JSON file maps the tensors of any other SAE (docs/checkpoints.md). device: where
+    its weights go; "auto" is cuda where there is one. k: of a top-k whose checkpoint does not say it. input_scale:
+    rows are multiplied by it before the SAE, and divided after: SAELens' `norm_scaling_factor`, which lies outside the
+    weights (a `release/sae_id` brings its own). Raises CheckpointError when the checkpoint is incomplete,
     UnsupportedError when it is of a kind that cannot be coded or is not known.
     """
-    sae = _load(os.fspath(path), k)
-    return (sae if input_scale is None else with_input_scale(sae, input_scale)).to(device)
+    found, part = _located(os.fspath(path))
+    sae = _load(found.path, Options(k, part))
+    scale = found.input_scale if input_scale is None else input_scale
+    return (sae if scale is None else with_input_scale(sae, scale)).to(device)
 
 
-def _load(path: str, k: int | None) -> SAE:
-    where, part = Path(path), None
-    if not where.exists() and "#" in path:
-        before, _, part = path.rpartition("#")
-        where = Path(before)
-    if not where.exists():
-        raise UnsupportedError(f"{path}: no such path; expected an SAE checkpoint, a folder or a file")
-    options = Options(k, part)
-    mapping = mapping_of(where)
+def _located(path: str) -> tuple[Found, str | None]:
+    """Where an SAE lies, downloaded if need be, and which part of the file it is."""
+    name, _, part = path.rpartition("#") if "#" in path and not Path(path).exists() else (path, "", "")
+    found = Found(Path(name)) if Path(name).exists() else locate(name)
+    if found is None:
+        raise UnsupportedError(
+            f"{path}: no such path; expected an SAE checkpoint (a folder or a file), hf://owner/repo/path, or with "
+            f"SAELens "
+            "installed its release/sae_id"
+        )
+    return found, part or None
+
+
+def _load(path: Path, options: Options) -> SAE:
+    mapping = mapping_of(path)
     if mapping is not None:
         return load_mapped(mapping, options)
-    family, checkpoint = find(where, options)
+    family, checkpoint = find(path, options)
     return family.load(checkpoint)
 
 

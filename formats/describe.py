@@ -20,11 +20,12 @@ _OUTSIDE: Final = (
 )
 
 
-def describe(path: Path, k: int | None = None) -> dict[str, Any]:
+def describe(name: str | os.PathLike[str], k: int | None = None) -> dict[str, Any]:
     """Facts about a `.saec` file, a codec file or an SAE checkpoint; UnsupportedError when it is none of them.
 
     k: of a top-k SAE whose checkpoint does not say it.
     """
+    path = Path(name)
     if path.is_file():
         with open(path, "rb") as file:
             magic = file.read(len(saec.MAGIC))
@@ -34,13 +35,12 @@ def describe(path: Path, k: int | None = None) -> dict[str, Any]:
             return _codec(path)
     if path.is_dir() and is_saelens(path):
         return _saelens(path)
-    if path.is_dir() or path.suffix in (*SUFFIXES, ".json") or "#" in path.name:
-        return _sae(path, k)
-    found = "neither a .saec nor a .saecodec file, nor an SAE" if path.exists() else "no such file or folder"
-    raise UnsupportedError(f"{path}: {found}")
+    if path.is_dir() or path.suffix in (*SUFFIXES, ".json") or "#" in path.name or not path.exists():
+        return _sae(name, k)
+    raise UnsupportedError(f"{path}: neither a .saec nor a .saecodec file, nor an SAE")
 
 
-def _sae(path: Path, k: int | None) -> dict[str, Any]:
+def _sae(path: str | os.PathLike[str], k: int | None) -> dict[str, Any]:
     """An SAE that has to be loaded to be known."""
     from saecodec.formats.checkpoints import load_sae
 

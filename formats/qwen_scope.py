@@ -7,6 +7,7 @@ h = x W_enc^T + b_enc, the k largest, then relu; x_hat = z W_dec^T + b_dec: b_de
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from saecodec.formats.checkpoint import Checkpoint, Family
@@ -22,14 +23,18 @@ def _load(checkpoint: Checkpoint) -> SAE:
     from saecodec.nonlinearity import TopK
 
     w_enc, b_enc, w_dec, b_dec = checkpoint.tensors("W_enc", "b_enc", "W_dec", "b_dec")
+    # A repository, and so its copy in a cache, is named SAE-Res-<model>-W<n>K-L0_<k>.
+    told = re.search(r"-L0_(\d+)(?!\d)", str(checkpoint.file.parent.absolute()))
+    k = checkpoint.options.k or (int(told[1]) if told else None)
+    k = checkpoint.k(k)
     maps = Maps(w_enc.T, b_enc, w_dec.T, b_dec)
-    return made(checkpoint, "Qwen Scope", "topk", maps, nonlinearity=TopK(checkpoint.k(None)), subtract=False)
+    return made(checkpoint, "Qwen Scope", "topk", maps, nonlinearity=TopK(k), subtract=False)
 
 
 QWEN_SCOPE: Final = Family(
     "Qwen Scope",
     "layer<n>.sae.pt of transposed W_enc, W_dec",
-    "topk (k given by the user: --sae-k)",
+    "topk (k from the repository's name, or --sae-k)",
     "none",
     "",
     lambda checkpoint: checkpoint.names == _NAMES and checkpoint.file.suffix in (".pt", ".pth"),
