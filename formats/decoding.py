@@ -12,6 +12,7 @@ from saecodec.distortion import Distortion
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_sinks import create_array
 from saecodec.formats.array_source import ArraySource
+from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.saec import SaecFile
 from saecodec.frames import HEAD_BYTES
 from saecodec.progress import Progress, no_progress
@@ -74,8 +75,8 @@ def verify_file(
     if decode and against is not None:
         distortion, decoded = compare(file, against, progress), "rows"
     elif decode:
-        decoded, done = "rows" if file.has_sae else "levels", 0
-        for part in file.batches() if file.has_sae else file.layers():
+        decoded, done = "rows" if file.has_sae or file.holds_latents else "levels", 0
+        for part in latent_rows(file) if file.holds_latents else file.batches() if file.has_sae else file.layers():
             done += len(part) if isinstance(part, np.ndarray) else part.n_rows
             progress("verify", done, file.n_rows)
     return Verification(n_frames, len(file.index.rows), file.n_rows, decoded, distortion)

@@ -10,7 +10,9 @@ from saecodec.errors import UnsupportedError
 from saecodec.formats import saec
 from saecodec.formats.codecfile import MAGIC as CODEC_MAGIC
 from saecodec.formats.codecfile import codec_facts
+from saecodec.formats.header import Header
 from saecodec.formats.saelens import WEIGHTS, SAELensConfig, is_saelens
+from saecodec.value_code import ValueCode
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def _saec(path: Path) -> dict[str, Any]:
         header = file.header
         bits = 8 * file.size / file.n_rows if file.n_rows else None
         return {
-            "kind": "saec",
+            "kind": "saec" if header.values is None else "saec of latents",
             "file_bytes": file.size,
             "shape": list(file.shape),
             "dtype": header.dtype,
@@ -43,7 +45,8 @@ def _saec(path: Path) -> dict[str, Any]:
             "chunk_rows": header.chunk_rows,
             "step": header.step,
             "embed": header.embed,
-            "needs": {"none": ["codec", "SAE decoder"], "tables": ["SAE decoder"], "decoder": []}[header.embed],
+            "needs": _needs(header),
+            "values": None if header.values is None else _value_text(header.values),
             "sae": dict(header.sae),
             "decoder_id": header.decoder_id,
             "codec_id": header.codec_id,
@@ -52,6 +55,17 @@ def _saec(path: Path) -> dict[str, Any]:
             "made_by": header.made_by,
             "user": dict(header.user),
         }
+
+
+def _needs(header: Header) -> list[str]:
+    """What decoding takes beside the file."""
+    if header.values is not None:
+        return []
+    return {"none": ["codec", "SAE decoder"], "tables": ["SAE decoder"], "decoder": []}[header.embed]
+
+
+def _value_text(values: ValueCode) -> str:
+    return f"exact ({values.kind})" if values.exact else "quantized"
 
 
 def _residual(file: saec.SaecFile) -> dict[str, float | None]:

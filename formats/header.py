@@ -12,7 +12,8 @@ from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
-from saecodec.version import RESIDUAL, check_prior, check_version, required, versioned
+from saecodec.value_code import EXACT, MAX_PATTERN, NO_DECODER, STEP, ValueCode
+from saecodec.version import LATENTS, RESIDUAL, check_prior, check_version, required, versioned
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
@@ -26,7 +27,7 @@ class Header:
     width: d. dtype: of the input array. chunk_rows: most rows of a chunk. embed: what the file holds beside
     the rows ("none", "tables", or "decoder", which includes the tables). decoder_id, codec_id: sha256, hex.
     sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a residual
-    layer. user: free text by key.
+    layer. user: free text by key. values: what levels stand for when the rows are latents themselves, without an SAE.
     """
 
     width: int
@@ -41,11 +42,13 @@ class Header:
     made_by: str
     residual: bool = False
     user: Mapping[str, str] = field(default_factory=dict)
+    values: ValueCode | None = None
 
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""
         check_user(self.user)
-        record = versioned(required(self.prior, residual=self.residual)) | {
+        requires = required(self.prior, residual=self.residual) + ([] if self.values is None else [LATENTS])
+        record = versioned(requires) | {
             "width": self.width,
             "dtype": self.dtype,
             "chunk_rows": self.chunk_rows,
@@ -57,6 +60,8 @@ class Header:
             "prior": self.prior,
             "made_by": self.made_by,
         }
+        if self.values is not None:
+            record["values"] = {"kind": self.values.kind, "base": self.values.base}
         return pack_record(record | ({"user": dict(self.user)} if self.user else {}))
 
     @classmethod
@@ -88,8 +93,34 @@ class Header:
         numbers = {key: get(key, int) for key in ("width", "chunk_rows")}
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
         identities = {"decoder_id": ids[0].hex(), "codec_id": ids[1].hex()}
-        residual = RESIDUAL in record["requires"]
-        return cls(**numbers, **texts, **identities, sae=sae, step=get("step", float), user=user, residual=residual)
+        residual, values = RESIDUAL in record["requires"], _values(record, what)
+        return cls(
+            **numbers,
+            **texts,
+            **identities,
+            sae=sae,
+            step=get("step", float),
+            user=user,
+            residual=residual,
+            values=values,
+        )
+
+
+def _values(record: dict[str, Any], what: str) -> ValueCode | None:
+    """What the levels of a file of latents stand for; None for one of rows."""
+    if LATENTS not in record["requires"]:
+        return None
+    found = record_field(record, "values", dict, what)
+    kind, base = found.get("kind"), found.get("base")
+    least, most = (-1, MAX_PATTERN - 1) if kind in EXACT else (0, 0)
+    if kind not in (STEP, *EXACT) or type(base) is not int or not least <= base <= most:
+        raise FormatError(f"{what}: header field 'values' is {found!r}, which is not possible")
+    if RESIDUAL in record["requires"] or record["embed"] != "tables" or record["decoder_id"].hex() != NO_DECODER:
+        raise FormatError(
+            f"{what}: latents without an SAE have embed 'tables', a decoder id of zeros and no residual layer, found "
+            f"{record['embed']!r}, {record['decoder_id'].hex()} and {record['requires']}"
+        )
+    return ValueCode(kind, base)
 
 
 def check_user(user: Mapping[str, str]) -> None:

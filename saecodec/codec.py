@@ -26,7 +26,7 @@ from saecodec.residual import ResidualLayer
 from saecodec.sae import SAE
 from saecodec.search import Mode
 from saecodec.sequences import Chunking, ids_of_shape
-from saecodec.version import RESIDUAL, check_prior, check_version, required, versioned
+from saecodec.version import LATENTS, RESIDUAL, check_prior, check_version, required, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
@@ -280,6 +280,8 @@ class Codec:
             raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL, found {kinds}")
         record = unpack_record(payloads[0], what)
         check_version(record, what)
+        if LATENTS in record["requires"]:
+            raise FormatError(f"{what}: requires {LATENTS!r}, which is for files of rows: a codec file has an SAE")
         expected = list(CODEC_FRAMES[: 3 if RESIDUAL in record["requires"] else 2])
         if kinds != expected:
             more = ", and as it requires one a frame RTAB" if RESIDUAL in record["requires"] else ""

@@ -9,8 +9,9 @@ from saecodec.frames import field
 
 MAJOR_VERSION: Final = 1
 RESIDUAL: Final = "layer:residual"
+LATENTS: Final = "content:latents"
 _PRIOR: Final = "prior:"
-FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2}
+FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2, LATENTS: 4}
 """The minor version that each feature came with."""
 
 
