@@ -208,8 +208,9 @@ class _Tensors:
         return np.asarray(self._take("tokens", start, stop), np.int64)
 
     def _take(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        if start == stop == 0:  # safetensors refuses to slice what is empty
-            return np.asarray(self._file.get_tensor(name)[:0])
+        if start == stop:  # safetensors refuses such a slice at the end of a tensor, and any of an empty one
+            some = self._slices[name][:1] if self._slices[name].get_shape()[0] else self._file.get_tensor(name)
+            return np.asarray(some[:0])
         return np.asarray(self._slices[name][start:stop])
 
 

@@ -63,7 +63,7 @@ def encode_latents(
         )
     told = {**source.user, **(user or {})}
     check_user(told)
-    if os.path.exists(path) and os.path.samefile(path, source.path):
+    if os.path.exists(path) and os.path.exists(source.path) and os.path.samefile(path, source.path):
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
     chunking = Chunking.of(source.n_rows, chunk_rows)
     with atomic_output(path, force=force) as file, code_spool(source.n_latents, source.columns) as store:

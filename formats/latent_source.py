@@ -11,7 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -95,6 +95,7 @@ class MemoryLatents(LatentSource):
     """Feature activations in memory, as compressed sparse rows: indptr (T + 1,), latents and values (K,).
 
     values: float16, float32 or float64, or uint16 with dtype="bfloat16". Latents inside a row come in any order.
+    columns: integers beside the rows, (T,) each.
     """
 
     kind = "memory"
@@ -107,12 +108,15 @@ class MemoryLatents(LatentSource):
         shape: tuple[int, ...],
         *,
         dtype: str | None = None,
+        columns: Mapping[str, npt.NDArray[np.int64]] | None = None,
         path: str = "<memory>",
         stored: StoredBytes | None = None,
     ) -> None:
         size = StoredBytes(sum(int(array.nbytes) for array in (indptr, latents, values)))
         super().__init__(path, shape, dtype or float_dtype(values.dtype, path), stored or size)
         self._indptr, self._latents, self._values = np.asarray(indptr, np.int64), latents, values
+        self._columns = dict(columns or {})
+        self.columns = tuple(self._columns)
         check_pointers(self._indptr, self.n_rows, len(latents), len(values), path)
 
     def _read(self, spans: Iterator[tuple[int, int]]) -> Iterator[LatentRows]:
@@ -120,7 +124,9 @@ class MemoryLatents(LatentSource):
             a, b = int(self._indptr[start]), int(self._indptr[stop])
             check_chunk(self.path, start, stop, b - a)
             indptr = self._indptr[start : stop + 1] - a
-            yield LatentRows.sorted(indptr, self._latents[a:b], self._values[a:b], self.n_latents, self.path, start)
+            rows = LatentRows.sorted(indptr, self._latents[a:b], self._values[a:b], self.n_latents, self.path, start)
+            columns = {name: np.asarray(values[start:stop], np.int64) for name, values in self._columns.items()}
+            yield replace(rows, columns=columns)
 
 
 def check_pointers(indptr: npt.NDArray[np.int64], n_rows: int, n_latents: int, n_values: int, path: str) -> None:

@@ -74,7 +74,8 @@ def measure_latents(
 
     Arguments are those of `encode_latents`. ratio: bytes of the file over the stored ones, columns (tokens) left out on
     both sides; ratio_with_columns: all of both. bits_per_nonzero: of the stored activations, columns left out. bits:
-    per row by part, adding up to 8 * file_bytes / rows. nmse: see `LatentDistortion`. Values that are not defined are None.
+    per row by part, adding up to 8 * file_bytes / rows. nmse: see `LatentDistortion`. Values that are not defined are
+    None.
     """
     with tempfile.TemporaryDirectory(prefix="saecodec-") as folder:
         path = os.path.join(folder, "measured.saec")
