@@ -20,9 +20,9 @@ from saecodec.formats.delphi_writer import DelphiWriter, default_config
 from saecodec.formats.saec import SaecFile
 from saecodec.formats.sparse_npz import save_sparse_npz
 from saecodec.formats.sparse_torch import save_sparse_torch
-from saecodec.latent_rows import STORED, LatentRows, as_float
+from saecodec.latent_rows import LatentRows
 from saecodec.progress import Progress, no_progress
-from saecodec.value_code import narrowed
+from saecodec.stored_floats import STORED, as_float, narrowed
 
 _MATRICES: Final = (".npz", ".pt", ".pth")
 _N_SPLITS: Final = 5  # delphi's default

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from saecodec.errors import FormatError, OutputError
 from saecodec.formats.delphi_layout import CONFIG, TOKEN, Layout, Split
-from saecodec.latent_rows import STORED, LatentRows
+from saecodec.latent_rows import LatentRows
+from saecodec.stored_floats import STORED
 
 _COPY: Final = 1 << 22
 _NUMPY: Final = {"U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "I64": "<i8", "U64": "<u8"}

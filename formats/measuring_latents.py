@@ -11,14 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS
+from saecodec.errors import InputError
 from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.latent_source import LatentSource
-from saecodec.formats.saec import open_saec
+from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.goal import DEFAULT_STEP
-from saecodec.latent_rows import LatentRows, as_float
+from saecodec.latent_rows import LatentRows
 from saecodec.progress import Progress, no_progress
 from saecodec.quantizer import Step
+from saecodec.stored_floats import as_float
+
+
+def compare_latents(file: SaecFile, source: LatentSource, progress: Progress = no_progress) -> LatentDistortion:
+    """How far a file's activations are from those it came from; InputError when their shapes differ."""
+    if source.shape != file.shape or source.dtype != file.dtype:
+        raise InputError(
+            f"{source.path}: {source.dtype} of shape {source.shape}, but {file.path} was made from {file.dtype} of "
+            f"shape {file.shape}"
+        )
+    distortion = LatentDistortion(source.n_latents)
+    for wanted, found in zip(source.chunks(file.index.filled_rows), latent_rows(file), strict=True):
+        with np.errstate(invalid="ignore"):  # exact values may be infinite
+            distortion.add(wanted, found)
+        progress("decode", distortion.n_rows, file.n_rows)
+    return distortion
 
 
 class LatentDistortion:
@@ -81,16 +98,11 @@ def measure_latents(
         path = os.path.join(folder, "measured.saec")
         encoded = encode_latents(source, path, step=step, chunk_rows=chunk_rows, progress=progress)
         with open_saec(path) as file:
-            distortion, seconds, done = LatentDistortion(source.n_latents), 0.0, 0
-            decoded = latent_rows(file)
-            for wanted in source.chunks(file.index.filled_rows):
-                started = time.perf_counter()
-                found = next(decoded)
-                seconds += time.perf_counter() - started
-                with np.errstate(invalid="ignore"):
-                    distortion.add(wanted, found)
-                done += wanted.n_rows
-                progress("decode", done, source.n_rows)
+            distortion = compare_latents(file, source, progress)
+            started = time.perf_counter()
+            for _ in latent_rows(file):
+                pass
+            seconds = time.perf_counter() - started
             parts, header, rows = file.bytes_by_part(), file.header, file.n_rows
             stored, columns = source.stored, parts["columns"]
             return {

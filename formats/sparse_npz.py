@@ -22,7 +22,8 @@ from saecodec.formats.array_source import float_dtype
 from saecodec.formats.array_streams import fill, opened_member
 from saecodec.formats.arrays import NpyHeader, npz_header
 from saecodec.formats.latent_source import LatentSource, StoredBytes, check_chunk, with_latents
-from saecodec.latent_rows import STORED, LatentRows
+from saecodec.latent_rows import LatentRows
+from saecodec.stored_floats import STORED
 
 _NAMES: Final = ("data", "indices", "indptr")
 _SMALL: Final = 1 << 10  # bytes of the members that are read whole

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.errors import InputError
 from saecodec.features import Features
-
-STORED: Final = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
-"""How numpy holds values of each dtype; of bfloat16, which it does not know, the bits."""
+from saecodec.stored_floats import as_float
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +81,3 @@ class LatentRows:
 def as_features(rows: LatentRows) -> Features:
     """Activations as float32, explicit zeros included; what float32 cannot hold becomes infinite."""
     return Features(rows.indptr, rows.latents, as_float(rows.values, np.dtype(np.float32)))
-
-
-def as_float(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Stored values in a float dtype of numpy; uint16 means the bits of bfloat16, the upper half of a float32."""
-    if values.dtype.kind == "u":
-        values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(values, dtype)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.errors import FormatError, InputError
-from saecodec.latent_rows import STORED, as_float
+from saecodec.stored_floats import as_float, narrowed
 
 NO_DECODER: Final = bytes(32).hex()
 """The decoder id of a codec of latents: there is no decoder."""
@@ -44,7 +44,7 @@ class ValueCode:
         return np.asarray(np.where(bits & _SIGN, -magnitude, magnitude), np.int32)
 
     def values(self, levels: NDArray[np.int32], dtype: str, what: str) -> NDArray[Any]:
-        """The values of levels as `dtype`, in numpy's form of it (see `STORED`). FormatError when there are none."""
+        """The values of levels as `dtype`, in numpy's form of it. FormatError when there are none."""
         pattern = np.abs(levels.astype(np.int64)) + self.base
         if len(pattern) and pattern.max() > MAX_PATTERN:
             raise FormatError(f"{what}: a level stands for the pattern {pattern.max():#x}, which no {self.kind} has")
@@ -53,16 +53,6 @@ class ValueCode:
         if dtype == self.kind:
             return bits if dtype == "bfloat16" else bits.view(np.float16)
         return narrowed(as_float(bits if self.kind == "bfloat16" else bits.view(np.float16), np.dtype("f4")), dtype)
-
-
-def narrowed(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Float values as `dtype`, in numpy's form of it, rounded to nearest; what is too large becomes infinite."""
-    if dtype != "bfloat16":
-        return as_float(values, np.dtype(STORED[dtype]))
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
-    return np.asarray(np.where(np.isnan(values), (bits >> np.uint32(16)) | np.uint32(0x40), rounded), np.uint16)
 
 
 def patterns(values: NDArray[Any], kind: str) -> NDArray[np.uint16]:

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     locations = np.argwhere(dense > 0)
     (folder / "cache").mkdir()
     tensors = {
-        "locations": locations.astype(np.uint16),
+        "locations": np.ascontiguousarray(locations, np.uint16),
         "activations": dense[dense > 0].astype(np.float16),
         "tokens": rng.integers(0, 99, (SEQUENCES, CONTEXT)),
     }
@@ -59,6 +59,10 @@ def test_info_verify_and_measure_know_such_files(folder):
     assert (facts["kind"], facts["values"], facts["user"]["layer"]) == ("saec of latents", "exact (float16)", "3")
     assert "exact (float16)" in run("info", folder / "x.saec").output
     assert "all rows decode" in run("verify", folder / "x.saec").output
+    text = run("verify", folder / "x.saec", "--against", folder / "cache").output
+    assert "NMSE 0.0000, equal bit by bit" in text
+    report = json.loads(run("verify", folder / "x.saec", "--against", folder / "cache", "--json").output)
+    assert (report["bit_equal"], report["decoded"]) == (True, "rows")
     report = json.loads(run("measure", "--latents", folder / "cache", "--step", "0", "--json").output)
     assert report["bit_equal"] is True
     text = run("measure", "--latents", folder / "cache").output

@@ -31,7 +31,7 @@ from saecodec.formats.latent_source import MemoryLatents, open_latents
 from saecodec.formats.measuring_latents import measure_latents
 from saecodec.formats.saec import open_saec
 from saecodec.frames import frame, pack_record, unpack_record
-from saecodec.latent_rows import as_float
+from saecodec.stored_floats import as_float
 from saecodec.version import LATENTS
 
 F, SEQUENCES, CONTEXT = 300, 12, 20

@@ -38,8 +38,8 @@ from saecodec.priors.network import Network
 from saecodec.quantizer import Quantizer
 from saecodec.residual import Block, ResidualLayer
 from saecodec.sae import SAE, Encoder
+from saecodec.stored_floats import narrowed
 from saecodec.table_set import TableSet
-from saecodec.value_code import narrowed
 
 FOLDER = Path(__file__).parent
 WIDTH, LATENTS = 8, 48
