@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from saecodec.cli.options import device_option, force_option, json_option, key_option
+from saecodec.cli.options import about_sae, device_option, force_option, json_option, key_option
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -29,6 +29,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.command(short_help="This codec beside its peers on your rows.")
 @click.argument("input", metavar="INPUT")
 @click.option("-s", "--sae", "saes", multiple=True, metavar="SAE", help="Trained SAE; may be repeated.")
+@about_sae
 @click.option(
     "--calibration",
     metavar="FILE",
@@ -101,12 +102,12 @@ def bench(
       saecodec bench acts.npy -s sae_a -s sae_b --modes pursuit --peers PCA,int --plot rd.png
       saecodec bench acts.npy --targets 0.2,0.1 --json > bench.json
     """
+    from saecodec.cli.options import sae_of
     from saecodec.cli.render import bench_text
     from saecodec.errors import InputError
     from saecodec.formats.arrays import open_array
     from saecodec.formats.atomic import check_output_path
     from saecodec.formats.benchmark import MODE_NAMES, Rows, bench_peer, bench_sae, report
-    from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.plot import check_plot_path, plot_curves
     from saecodec.peers.registry import families
 
@@ -132,7 +133,7 @@ def bench(
 
     curves, missing = [], []
     for path in saes:
-        curves += list(bench_sae(rows, load_sae(path, device), chosen, targets, log))
+        curves += list(bench_sae(rows, sae_of(path, device), chosen, targets, log))
     for family in wanted:
         if family.available():
             curves.append(bench_peer(rows, family, targets, log))

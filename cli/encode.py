@@ -73,7 +73,7 @@ def encode(
       saecodec encode --latents delphi_cache/model.layers.3 --step 0 -o latents.saec
       saecodec encode --latents z.npz -o latents.saec
     """
-    from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids, load_pieces
+    from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids, load_pieces, rows_of
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import number, size, target_text
     from saecodec.formats.array_source import ITEM_BYTES
@@ -107,6 +107,7 @@ def encode(
     check_output_path(output, force=force)
     source = open_array(input, key)
     model, fitted = load_pieces(sae, codec, device)
+    source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
     with progress_bar() as progress:
         report = encode_array(

@@ -7,6 +7,7 @@ import json
 import click
 
 from saecodec.cli.options import (
+    about_sae,
     chunk_rows_option,
     device_option,
     force_option,
@@ -22,6 +23,7 @@ from saecodec.cli.options import (
 @click.argument("calibration")
 @click.option("-o", "--output", required=True, metavar="CODEC", help="Codec file to write (.saecodec).")
 @goal_options
+@about_sae
 @click.option(
     "--prior",
     type=click.Choice(["factorized", "context"]),
@@ -75,19 +77,19 @@ def fit(
       saecodec fit path/to/sae train.npy --nmse 0.05 --residual -o l3.saecodec
       saecodec fit path/to/sae train.npy --prior context --seq train_seq.npy -o l3.saecodec
     """
-    from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids
+    from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids, rows_of, sae_of
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import pairs, size, target_text
     from saecodec.formats.arrays import open_array
     from saecodec.formats.atomic import check_output_path
-    from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.codecfile import save_codec
     from saecodec.formats.encoding import fit_array
 
     wanted = goal(nmse, bits, step, search, residual, prior, fit_time)
     check_output_name(output, ".saecodec")
     check_output_path(output, force=force)
-    source, model = open_array(calibration, key), load_sae(sae, device)
+    source, model = open_array(calibration, key), sae_of(sae, device)
+    source = rows_of(source, model)
     ids = load_ids(seq, source.shape)
     with progress_bar() as progress:
         codec = fit_array(source, model, wanted, seq=ids, chunk_rows=chunk_rows, progress=progress)

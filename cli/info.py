@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from saecodec.cli.options import json_option
+from saecodec.cli.options import about_sae, json_option
 
 
-@click.command(short_help="What a .saec, a .saecodec or an SAE folder is.")
+@click.command(short_help="What a .saec, a .saecodec or an SAE is.")
 @click.argument("file", metavar="FILE")
+@about_sae
 @json_option
 def info(file: str, as_json: bool) -> None:
-    """Describe FILE: a .saec file, a .saecodec file, or an SAE folder.
+    """Describe FILE: a .saec file, a .saecodec file, or an SAE checkpoint, with the equation that it is run by.
 
     \b
     Examples:
       saecodec info acts.saec
       saecodec info path/to/sae --json
     """
+    from saecodec.cli.options import sae_told
     from saecodec.cli.render import pairs
     from saecodec.formats.describe import describe
 
-    facts = describe(Path(file))
+    facts = describe(file, sae_told()[0])
     if as_json:
         click.echo(json.dumps(facts))
         return

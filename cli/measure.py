@@ -65,7 +65,7 @@ def measure(
       saecodec measure acts.npy -s path/to/sae --nmse 0.05 --residual
       saecodec measure --latents delphi_cache/model.layers.3 --step 0
     """
-    from saecodec.cli.options import file_bytes, goal, load_ids, load_pieces
+    from saecodec.cli.options import file_bytes, goal, load_ids, load_pieces, rows_of
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import measure_text
     from saecodec.formats.arrays import open_array
@@ -83,6 +83,7 @@ def measure(
     wanted = goal(nmse, bits, step, search, residual)
     source = open_array(input, key)
     model, fitted = load_pieces(sae, codec, device)
+    source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
     with progress_bar() as progress:
         report = measure_array(

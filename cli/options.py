@@ -14,12 +14,66 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from saecodec.codec import Codec
+    from saecodec.formats.array_source import ArraySource
     from saecodec.goal import Goal
     from saecodec.sae import SAE
 else:
     _ParamType = click.ParamType  # generic from click 8.2 on
 
-sae_option = click.option("-s", "--sae", metavar="SAE", help="Trained SAE: a SAELens folder.")
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Keeps what an option says of the SAE for `sae_of`, so that commands need not hand it on."""
+    ctx.meta[f"{__name__}.{param.name}"] = value
+
+
+_SAE_SAYS = (
+    click.option(
+        "--sae-k",
+        type=click.IntRange(1),
+        metavar="K",
+        expose_value=False,
+        callback=_keep,
+        help="Active latents of a top-k SAE whose checkpoint does not say how many.",
+    ),
+    click.option(
+        "--input-scale",
+        type=float,
+        metavar="F",
+        expose_value=False,
+        callback=_keep,
+        help="Multiply rows by F before the SAE, divide after: a scale that lies outside its weights, such as SAELens' "
+        "norm_scaling_factor.",
+    ),
+)
+
+
+def about_sae(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options --sae-k and --input-scale, which `sae_of` goes by."""
+    for option in reversed(_SAE_SAYS):
+        command = option(command)
+    return command
+
+
+def sae_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Option -s, and what may have to be said of an SAE."""
+    option = click.option("-s", "--sae", metavar="SAE", help="Trained SAE: a checkpoint folder or file, or hf://...")
+    return option(about_sae(command))
+
+
+def sae_told() -> tuple[int | None, float | None]:
+    """What --sae-k and --input-scale say."""
+    told = click.get_current_context().meta
+    return told.get(f"{__name__}.sae_k"), told.get(f"{__name__}.input_scale")
+
+
+def sae_of(path: str, device: str) -> SAE:
+    """The SAE of a path, with what the options of `about_sae` say of it."""
+    from saecodec.formats.checkpoints import load_sae
+
+    k, scale = sae_told()
+    return load_sae(path, device, k=k, input_scale=scale)
+
+
 codec_option = click.option("-c", "--codec", metavar="CODEC", help="Fitted codec (.saecodec), made by 'saecodec fit'.")
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="D", help="Where the SAE runs: auto, cpu, cuda, cuda:1 ..."
@@ -120,10 +174,17 @@ def row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[
 
 def load_pieces(sae: str | None, codec: str | None, device: str) -> tuple[SAE | None, Codec | None]:
     """The SAE and the codec that -s and -c name, on `device`."""
-    from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.codecfile import load_codec
 
-    return (load_sae(sae, device) if sae else None, load_codec(codec, device) if codec else None)
+    return (sae_of(sae, device) if sae else None, load_codec(codec, device) if codec else None)
+
+
+def rows_of(source: ArraySource, sae: SAE | None, codec: Codec | None = None) -> ArraySource:
+    """An array as rows of the SAE that is given, or that the codec holds."""
+    from saecodec.formats.array_source import rows_for
+
+    held = sae if sae is not None else codec.sae if codec is not None else None
+    return source if held is None else rows_for(source, held.width, held.row_dims)
 
 
 def load_ids(seq: str | None, shape: tuple[int, ...], codec: Codec | None = None) -> NDArray[Any] | None:

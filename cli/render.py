@@ -11,6 +11,7 @@ TARGET_TOLERANCE: Final = 0.01
 PARTS = {
     "support": "support: which latents fire",
     "levels": "levels: how strongly",
+    "side": "side information: scales and means",
     "columns": "row-aligned columns",
     "residual": "residual: what the SAE leaves",
     "tables": "tables of the prior",

@@ -25,7 +25,7 @@ ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 class ArraySource(ABC):
-    """An array of activations; `path` names it in messages, `shape` and `dtype` are as stored.
+    """An array of activations; `path` names it in messages, `shape` and `dtype` are as stored. row_shape: of a row.
 
     Raises:
         InputError: the shape has no dimensions, or its last one is zero.
@@ -37,6 +37,7 @@ class ArraySource(ABC):
         self.path = path
         self.shape = shape
         self.dtype = dtype
+        self.row_shape: tuple[int, ...] = shape[-1:]
 
     @property
     def n_rows(self) -> int:
@@ -88,6 +89,25 @@ class MemoryArray(ArraySource):
     def _read(self, spans: Iterator[tuple[int, int]]) -> Iterator[FloatRows]:
         for start, stop in spans:
             yield to_float32(rows_of(self._array, start, stop))
+
+
+class JoinedHeads(ArraySource):
+    """An array (..., heads, d_head) as rows of heads x d_head values (SAELens' `hook_z`)."""
+
+    def __init__(self, source: ArraySource) -> None:
+        super().__init__(source.path, (*source.shape[:-2], math.prod(source.shape[-2:])), source.dtype)
+        self._source, self.row_shape = source, source.shape[-2:]
+
+    def _read(self, spans: Iterator[tuple[int, int]]) -> Iterator[FloatRows]:
+        heads = self.row_shape[0]
+        for part in self._source._read((start * heads, stop * heads) for start, stop in spans):
+            yield part.reshape(-1, self.width)
+
+
+def rows_for(source: ArraySource, width: int, row_dims: int) -> ArraySource:
+    """An array as rows of `width` values: itself, or with `row_dims` 2 its heads joined, where they make such rows."""
+    joined = row_dims == 2 and len(source.shape) > 1 and source.width != width
+    return JoinedHeads(source) if joined and math.prod(source.shape[-2:]) == width else source
 
 
 def rows_of(array: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:

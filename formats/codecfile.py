@@ -106,6 +106,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def read_codec_file(path: str | os.PathLike[str]) -> list[tuple[str, memoryview]]:
     """Types and payloads of the frames of a codec file, unknown ancillary ones left out."""
+    from saecodec.codec import CODEC_FRAMES
+
     with _opened(path) as file:
         data = file.read()
-    return list(known_frames(data, ("CHED", "TABL", "RTAB", WEIGHTS), os.fspath(path)))
+    return list(known_frames(data, (*CODEC_FRAMES, WEIGHTS), os.fspath(path)))

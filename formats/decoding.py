@@ -11,7 +11,7 @@ from saecodec.codes import MAX_CHUNK_ROWS
 from saecodec.distortion import Distortion
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_sinks import create_array
-from saecodec.formats.array_source import ArraySource
+from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.latent_source import LatentSource
 from saecodec.formats.measuring_latents import LatentDistortion, compare_latents
@@ -33,18 +33,18 @@ def decode_file(
 ) -> tuple[int, ...]:
     """Decode into an array file (`.npy`, `.npz`, `.safetensors`, `.pt`) and return its shape.
 
-    rows: start and stop over flattened rows, which gives a 2-D array; None is all rows in the shape that was encoded.
-    dtype: of the output, by default the input's. base_only: without the residual layer, whose chunks are not read.
-    Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
+    rows: start and stop over flattened rows, which gives one leading dimension; None is all rows in the shape that was
+    encoded. dtype: of the output, by default the input's. base_only: without the residual layer, whose chunks are not
+    read. Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
     """
     start, stop = rows if rows is not None else (0, file.n_rows)
     file.check_range(start, stop)
-    shape = file.shape if rows is None else (stop - start, file.header.width)
+    shape = file.shape if rows is None else (stop - start, *file.row_shape)
     done = 0
     batches = file.batches(start, stop, base_only=base_only)
     with create_array(path, shape, dtype or file.dtype, force=force) as sink:
         for batch in batches:
-            sink.write(batch)
+            sink.write(batch.reshape(-1, shape[-1]))
             done += len(batch)
             progress("decode", done, stop - start)
     return shape
@@ -85,7 +85,8 @@ def verify_file(
     elif isinstance(against, LatentSource):
         distortion, decoded = compare_latents(file, against, progress), "rows"
     elif against is not None:
-        distortion, decoded = compare(file, against, progress), "rows"
+        source = rows_for(against, file.header.width, len(file.row_shape))
+        distortion, decoded = compare(file, source, progress), "rows"
     else:
         decoded, done = "rows" if file.has_sae or file.holds_latents else "levels", 0
         for part in latent_rows(file) if file.holds_latents else file.batches() if file.has_sae else file.layers():

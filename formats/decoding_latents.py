@@ -89,7 +89,7 @@ def decode_latents(
         with atomic_output(path, force=force) as out:
             _write_matrix(out, _extension(path), chunks(), n_latents, wanted)
         return stop - start, n_latents
-    leading = file.shape[:-1]
+    leading = file.index.leading
     positions = leading[-1] if len(leading) > 1 or (leading and rows is None) else stop - start
     if positions and (start % positions or stop % positions):
         raise OutputError(

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from saecodec.errors import UnsupportedError
 from saecodec.formats import saec
+from saecodec.formats.checkpoint import SUFFIXES
 from saecodec.formats.codecfile import MAGIC as CODEC_MAGIC
 from saecodec.formats.codecfile import codec_facts
+from saecodec.formats.equations import equation
 from saecodec.formats.header import Header
 from saecodec.formats.saelens import WEIGHTS, SAELensConfig, is_saelens
 from saecodec.value_code import ValueCode
 
+_OUTSIDE: Final = (
+    "rows were scaled in training; SAELens folds the factor (norm_scaling_factor) only into SAEs that it downloads: "
+    "if yours has none folded, give it with --input-scale"
+)
 
-def describe(path: Path) -> dict[str, Any]:
-    """Facts about a `.saec` file, a codec file or an SAE folder; UnsupportedError when it is none of them."""
-    if path.is_dir() and is_saelens(path):
-        return _saelens(path)
+
+def describe(name: str | os.PathLike[str], k: int | None = None) -> dict[str, Any]:
+    """Facts about a `.saec` file, a codec file or an SAE checkpoint; UnsupportedError when it is none of them.
+
+    k: of a top-k SAE whose checkpoint does not say it.
+    """
+    path = Path(name)
     if path.is_file():
         with open(path, "rb") as file:
             magic = file.read(len(saec.MAGIC))
@@ -26,8 +35,31 @@ def describe(path: Path) -> dict[str, Any]:
             return _saec(path)
         if magic == CODEC_MAGIC:
             return _codec(path)
-    found = "neither a .saec nor a .saecodec file, nor an SAE folder" if path.exists() else "no such file or folder"
-    raise UnsupportedError(f"{path}: {found}")
+    if path.is_dir() and is_saelens(path):
+        return _saelens(path)
+    if path.is_dir() or path.suffix in (*SUFFIXES, ".json") or "#" in path.name or not path.exists():
+        return _sae(name, k)
+    raise UnsupportedError(f"{path}: neither a .saec nor a .saecodec file, nor an SAE")
+
+
+def _sae(path: str | os.PathLike[str], k: int | None) -> dict[str, Any]:
+    """An SAE that has to be loaded to be known."""
+    from saecodec.formats.checkpoints import load_sae
+
+    sae = load_sae(path, "cpu", k=k)
+    config = sae.config()
+    ranked, glu = "scale" in sae.tensors(), "w_glu" in sae.tensors()
+    return {
+        "kind": f"SAE ({sae.source.split(' (')[0]})",
+        "architecture": sae.architecture,
+        "equation": equation(config, ranked=ranked, glu=glu),
+        "d_in": sae.width,
+        "d_sae": sae.n_latents,
+        "k": config["nonlinearity"].get("k"),
+        "dtype": config["dtype"],
+        "side_information": "" if sae.normalization == "none" else sae.normalization,
+        "weight_bytes": sae.nbytes,
+    }
 
 
 def _saec(path: Path) -> dict[str, Any]:
@@ -51,6 +83,7 @@ def _saec(path: Path) -> dict[str, Any]:
             "decoder_id": header.decoder_id,
             "codec_id": header.codec_id,
             "prior": header.prior,
+            "side_information": header.side,
             "residual": _residual(file) if header.residual else None,
             "made_by": header.made_by,
             "user": dict(header.user),
@@ -84,15 +117,25 @@ def _codec(path: Path) -> dict[str, Any]:
 
 def _saelens(path: Path) -> dict[str, Any]:
     config = SAELensConfig.read(path)
+    pursuit = {"max_iterations": config.pursuit[0]} if config.architecture == "matching_pursuit" else {}
+    described = {
+        "nonlinearity": {"kind": config.nonlinearity, "k": config.k, **pursuit},
+        "apply_b_dec_to_input": config.apply_b_dec_to_input,
+        "normalization": config.normalization,
+    }
     return {
         "kind": "SAE (SAELens)",
         "architecture": config.architecture,
+        "equation": equation(described, ranked=config.rescale_acts_by_decoder_norm),
         "d_in": config.d_in,
         "d_sae": config.d_sae,
         "k": config.k or None,
         "dtype": config.dtype,
         "apply_b_dec_to_input": config.apply_b_dec_to_input,
         "rescale_acts_by_decoder_norm": config.rescale_acts_by_decoder_norm,
+        "normalize_activations": config.normalize_activations,
+        "side_information": "" if config.normalization == "none" else config.normalization,
+        "hint": _OUTSIDE if config.normalize_activations == "expected_average_only_in" else "",
         "weight_bytes": os.path.getsize(path / WEIGHTS),
         "metadata": {key: value for key, value in config.metadata.items() if isinstance(value, (str, int, float))},
     }

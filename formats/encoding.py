@@ -13,24 +13,24 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
+from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec, needs_sequences
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import InputError, MissingPieceError, OutputError
 from saecodec.features import Features
-from saecodec.formats.array_source import ArraySource
+from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.atomic import atomic_output
 from saecodec.formats.header import check_user
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.spool import Spool, code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
 from saecodec.layers import Layers
-from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
 from saecodec.search import MODES
 from saecodec.sequences import Chunking, ids_of_shape
+from saecodec.side import scales_of
 from saecodec.steering import Steering
 from saecodec.store import Store
 
@@ -55,8 +55,8 @@ class _FileStores(ExitStack):
     def features(self) -> Store[Features]:
         return self.enter_context(feature_spool())
 
-    def codes(self, n_latents: int) -> Store[Codes]:
-        return self.enter_context(code_spool(n_latents))
+    def codes(self, n_latents: int, columns: tuple[str, ...] = ()) -> Store[Codes]:
+        return self.enter_context(code_spool(n_latents, columns))
 
     def levels(self) -> Store[NDArray[np.int32]]:
         return self.enter_context(level_spool())
@@ -83,8 +83,9 @@ def fit_array(
     target is out of reach.
     """
     goal = goal or Goal.of()
+    source = rows_for(source, sae.width, sae.row_dims)
     _check_width(source, sae)
-    chunking = _chunking(source, chunk_rows, seq, goal.prior)
+    chunking = _chunking(source, chunk_rows, seq, goal.prior, sae)
     with _FileStores() as stores, _named(source):
         steering = Steering(sae, _rows(source, chunking), goal, chunking=chunking, stores=stores, progress=progress)
         return steering.fit(verify=verify, recode=True).codec
@@ -128,8 +129,10 @@ def encode_array(
     if sae is None:
         which = f"SAE {codec.info.get('sae', '?')!r}" if codec else "an SAE"
         raise MissingPieceError(f"encoding needs {which}: give it (-s SAE), or a codec fitted with --embed-sae")
+    source = rows_for(source, sae.width, sae.row_dims)
     _check_width(source, sae)
-    chunking = _chunking(source, chunk_rows, seq, codec.latents.prior.name if codec is not None else goal.prior)
+    prior = codec.latents.prior.name if codec is not None else goal.prior
+    chunking = _chunking(source, chunk_rows, seq, prior, sae)
     check_user(user or {})
     if os.path.exists(path) and os.path.exists(source.path) and os.path.samefile(path, source.path):
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
@@ -137,7 +140,14 @@ def encode_array(
 
     def writer_of(file: BinaryIO, codec: Codec, shape: tuple[int, ...]) -> SaecWriter:
         return SaecWriter(
-            file, codec, shape=shape, dtype=source.dtype, chunk_rows=chunk_rows, embed=embed or "none", user=user
+            file,
+            codec,
+            shape=shape,
+            dtype=source.dtype,
+            chunk_rows=chunk_rows,
+            embed=embed or "none",
+            user=user,
+            row_shape=source.row_shape,
         )
 
     write_empty = lambda file, codec: writer_of(file, codec, (0, source.width)).finish()  # noqa: E731
@@ -146,7 +156,8 @@ def encode_array(
         file = stores.enter_context(atomic_output(path, force=force))
         reached, slope = None, DEFAULT_SLOPE
         if codec is not None and goal.target is None:
-            coder = RowCoder(codec, goal.search)
+            scales = scales_of(sae, source.batches(chunking.sizes), chunking.ids)
+            coder = RowCoder(codec, goal.search, scales=scales)
             numbered = zip(chunking.spans(), source.batches(chunking.sizes), strict=True)
             chunks: Iterator[Layers] = (coder(x, first).labelled(chunking, first) for (first, _), x in numbered)
         else:
@@ -212,9 +223,9 @@ def _check_width(source: ArraySource, sae: SAE) -> None:
         )
 
 
-def _chunking(source: ArraySource, chunk_rows: int, seq: Ids | None, prior: str) -> Chunking:
-    """Chunks of the rows. The context prior takes the ids of an array with positions from its shape."""
-    if seq is None and prior == CONTEXT:
+def _chunking(source: ArraySource, chunk_rows: int, seq: Ids | None, prior: str, sae: SAE) -> Chunking:
+    """Chunks of the rows. Where sequences are needed, the ids of an array with positions come from its shape."""
+    if seq is None and needs_sequences(prior, sae):
         seq = ids_of_shape(source.shape)
     return Chunking.of(source.n_rows, chunk_rows, seq)
 

@@ -13,10 +13,11 @@ from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
 from saecodec.value_code import EXACT, MAX_PATTERN, NO_DECODER, STEP, ValueCode
-from saecodec.version import LATENTS, RESIDUAL, check_prior, check_version, required, versioned
+from saecodec.version import LATENTS, RESIDUAL, SIDE, check_prior, check_version, required, versioned
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
+_MAX_ROW_DIMENSIONS: Final = 8
 _SAE_FACTS: Final = {"name": str, "source": str, "architecture": str, "n_latents": int}
 
 
@@ -27,7 +28,8 @@ class Header:
     width: d. dtype: of the input array. chunk_rows: most rows of a chunk. embed: what the file holds beside
     the rows ("none", "tables", or "decoder", which includes the tables). decoder_id, codec_id: sha256, hex.
     sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a residual
-    layer. user: free text by key. values: what levels stand for when the rows are latents themselves, without an SAE.
+    layer. side: whether rows have side information. user: free text by key. row_shape: of a
+    row of the input, where that is not (d,). values: what levels stand for when rows are latents, without an SAE.
     """
 
     width: int
@@ -41,14 +43,16 @@ class Header:
     prior: str
     made_by: str
     residual: bool = False
+    side: bool = False
     user: Mapping[str, str] = field(default_factory=dict)
+    row_shape: tuple[int, ...] = ()
     values: ValueCode | None = None
 
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""
         check_user(self.user)
-        requires = required(self.prior, residual=self.residual) + ([] if self.values is None else [LATENTS])
-        record = versioned(requires) | {
+        requires = required(self.prior, residual=self.residual, side=self.side)
+        record = versioned(requires if self.values is None else [*requires, LATENTS]) | {
             "width": self.width,
             "dtype": self.dtype,
             "chunk_rows": self.chunk_rows,
@@ -60,6 +64,7 @@ class Header:
             "prior": self.prior,
             "made_by": self.made_by,
         }
+        record |= {"row_shape": list(self.row_shape)} if self.row_shape else {}
         if self.values is not None:
             record["values"] = {"kind": self.values.kind, "base": self.values.base}
         return pack_record(record | ({"user": dict(self.user)} if self.user else {}))
@@ -74,7 +79,7 @@ class Header:
             return record_field(record, key, kind, what)
 
         ids = [get(key, bytes) for key in ("decoder_id", "codec_id")]
-        sae, user = get("sae", dict), record.get("user", {})
+        sae, user, row_shape = get("sae", dict), record.get("user", {}), record.get("row_shape", [])
         possible = {
             "width": 1 <= get("width", int) <= _MAX_WIDTH,
             "dtype": get("dtype", str) in ITEM_BYTES,
@@ -86,24 +91,22 @@ class Header:
             "sae": all(type(sae.get(key)) is kind for key, kind in _SAE_FACTS.items()),
             "user": isinstance(user, dict) and all(isinstance(text, str) for pair in user.items() for text in pair),
         }
+        possible["row_shape"] = row_shape == [] or (
+            isinstance(row_shape, list)
+            and 1 < len(row_shape) <= _MAX_ROW_DIMENSIONS
+            and all(type(n) is int and n > 0 for n in row_shape)
+            and math.prod(row_shape) == record["width"]
+        )
         wrong = [key for key, fine in possible.items() if not fine]
         if wrong:
             raise FormatError(f"{what}: header field {wrong[0]!r} is {record.get(wrong[0])!r}, which is not possible")
         check_prior(record, get("prior", str), what)
         numbers = {key: get(key, int) for key in ("width", "chunk_rows")}
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
-        identities = {"decoder_id": ids[0].hex(), "codec_id": ids[1].hex()}
-        residual, values = RESIDUAL in record["requires"], _values(record, what)
-        return cls(
-            **numbers,
-            **texts,
-            **identities,
-            sae=sae,
-            step=get("step", float),
-            user=user,
-            residual=residual,
-            values=values,
-        )
+        texts |= {key: ids[i].hex() for i, key in enumerate(("decoder_id", "codec_id"))}
+        residual, side = (name in record["requires"] for name in (RESIDUAL, SIDE))
+        facts = {"sae": sae, "step": get("step", float), "user": user, "row_shape": tuple(row_shape)}
+        return cls(**numbers, **texts, **facts, residual=residual, side=side, values=_values(record, what))
 
 
 def _values(record: dict[str, Any], what: str) -> ValueCode | None:
@@ -115,10 +118,12 @@ def _values(record: dict[str, Any], what: str) -> ValueCode | None:
     least, most = (-1, MAX_PATTERN - 1) if kind in EXACT else (0, 0)
     if kind not in (STEP, *EXACT) or type(base) is not int or not least <= base <= most:
         raise FormatError(f"{what}: header field 'values' is {found!r}, which is not possible")
-    if RESIDUAL in record["requires"] or record["embed"] != "tables" or record["decoder_id"].hex() != NO_DECODER:
+    others = [name for name in (RESIDUAL, SIDE) if name in record["requires"]]
+    embed, decoder = record["embed"], record["decoder_id"].hex()
+    if others or embed != "tables" or decoder != NO_DECODER or record.get("row_shape"):
         raise FormatError(
-            f"{what}: latents without an SAE have embed 'tables', a decoder id of zeros and no residual layer, found "
-            f"{record['embed']!r}, {record['decoder_id'].hex()} and {record['requires']}"
+            f"{what}: latents without an SAE have embed 'tables', a decoder id of zeros, no row_shape and no other "
+            f"layer, found {embed!r}, {decoder}, {record.get('row_shape')} and {others}"
         )
     return ValueCode(kind, base)
 

@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.distortion import Distortion
 from saecodec.estimates import CodeStatistics
-from saecodec.formats.array_source import ITEM_BYTES, ArraySource
+from saecodec.formats.array_source import ITEM_BYTES, ArraySource, rows_for
 from saecodec.formats.context_report import ContextComparison
 from saecodec.formats.encoding import EncodeReport, Ids, encode_array
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.frames import HEAD_BYTES
 from saecodec.goal import Goal
+from saecodec.normalization import Side
 from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.sae import SAE
+from saecodec.sequences import ids_of_shape
+from saecodec.side import scales_of, side_at
 
 
 def measure_array(
@@ -41,6 +44,9 @@ def measure_array(
     Arguments are those of `encode_array`; codec_bytes: size of the codec's file. Rates are bits per row and add up to
     8 * file_bytes / rows. Values that are not defined (no rows, no nonzeros, constant rows) are None.
     """
+    whole = sae if sae is not None else codec.sae if codec is not None else None
+    if whole is not None:
+        source = rows_for(source, whole.width, whole.row_dims)
     with tempfile.TemporaryDirectory(prefix="saecodec-") as folder:
         path = os.path.join(folder, "measured.saec")
         encoded = encode_array(
@@ -54,14 +60,15 @@ def measure_array(
             embed=embed,
             progress=progress,
         )
-        whole = sae if sae is not None else codec.sae if codec is not None else None
         with open_saec(path, sae=whole, codec=codec) as file:
             outside_codec = codec_bytes if file.header.embed == "none" else 0
             # An SAE that is in a codec file which is needed anyway is part of that file's size.
             held = file.header.embed == "decoder" or (outside_codec and codec is not None and codec.sae is not None)
             outside = {"codec_bytes": outside_codec, "sae_bytes": 0 if held or whole is None else whole.nbytes}
             assert whole is not None
-            return _report(file, source, whole, encoded, outside, progress)
+            ids = seq if seq is not None else ids_of_shape(source.shape)
+            scales = scales_of(whole, source.batches(file.index.filled_rows), ids)
+            return _report(file, source, whole, scales, encoded, outside, progress)
 
 
 class _Alone:
@@ -71,10 +78,10 @@ class _Alone:
         self._sae = sae
         self.nnz, self.seconds, self.distortion = 0, 0.0, Distortion(sae.width)
 
-    def add(self, x: NDArray[np.float32]) -> None:
-        """Add rows."""
+    def add(self, x: NDArray[np.float32], side: Side | None) -> None:
+        """Add rows. side: of them, where it has to be known beforehand."""
         started = time.perf_counter()
-        features = self._sae.features(x)
+        features = self._sae.features(x, side=side)
         x_hat = self._sae.rows(features).cpu().numpy()
         self.seconds += time.perf_counter() - started
         self.nnz += features.nnz
@@ -82,7 +89,13 @@ class _Alone:
 
 
 def _report(
-    file: SaecFile, source: ArraySource, sae: SAE, encoded: EncodeReport, outside: dict[str, int], progress: Progress
+    file: SaecFile,
+    source: ArraySource,
+    sae: SAE,
+    scales: NDArray[np.float32] | None,
+    encoded: EncodeReport,
+    outside: dict[str, int],
+    progress: Progress,
 ) -> dict[str, Any]:
     decoder = file.decoder
     distortion, statistics = Distortion(source.width), CodeStatistics(decoder.latents.prior.n_latents)
@@ -98,7 +111,7 @@ def _report(
         distortion.add(x, x_hat)
         if layers.residual is not None:
             base.add(x, decoder.reconstruct(codes))
-        alone.add(x)
+        alone.add(x, side_at(scales, distortion.n_rows - len(x), len(x)))
         statistics.add(codes)
         if context is not None:
             context.add(codes, int(lengths[i]) - HEAD_BYTES)

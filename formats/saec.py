@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
 _TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
-_KNOWN: Final = ("HEAD", "TABL", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
+_KNOWN: Final = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
 
 
 class SaecFile:
@@ -102,7 +102,7 @@ class SaecFile:
                 found.append((head.kind, at))
             at += HEAD_BYTES + head.length
         kinds = [kind for kind, _ in found]
-        tables = ("TABL", "RTAB") if header.residual else ("TABL",)
+        tables = ("TABL", *(["SIDE"] if header.side else []), *(["RTAB"] if header.residual else []))
         expected = {"none": (), "tables": tables, "decoder": (*tables, "SAEW")}[header.embed]
         if tuple(kinds) != expected:
             raise FormatError(f"{self.path}: the header says embed {header.embed!r}, but frames {kinds} follow it")
@@ -114,11 +114,15 @@ class SaecFile:
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes of the file by what they are for; they add up to its size.
 
-        support, levels, columns, residual: of the chunks. tables: the embedded codec. decoder: embedded weights.
+        support, levels, side, columns, residual: of the chunks. tables: the embedded codec. decoder: embedded weights.
         headers: header, frame heads, chunk heads, index, trailer, magic, and frames this version does not know.
         """
-        parts = dict.fromkeys(("support", "levels", "columns", "residual", "tables", "decoder", "headers"), 0)
-        named = {"TABL": "tables", "RTAB": "tables", "SAEW": "decoder", "RCHK": "residual"}
+        from saecodec.side import side_columns
+
+        names = ("support", "levels", "side", "columns", "residual", "tables", "decoder", "headers")
+        parts = dict.fromkeys(names, 0)
+        named = {"TABL": "tables", "SIDE": "tables", "RTAB": "tables", "SAEW": "decoder", "RCHK": "residual"}
+        side = side_columns(self.codec.side.kind) if self.codec.side is not None else ()
         for offset, head, payload in self.frames():
             if head.kind in named:
                 parts[named[head.kind]] += head.length
@@ -126,7 +130,8 @@ class SaecFile:
                 split = self.codec.latents.chunk_bytes(payload, f"{self.path}, offset {offset}")
                 parts["support"] += split.support
                 parts["levels"] += split.levels
-                parts["columns"] += split.columns
+                for name, n_bytes in split.columns.items():
+                    parts["side" if name in side else "columns"] += n_bytes
         parts["headers"] = self.size - sum(parts.values())
         return parts
 
@@ -141,7 +146,8 @@ class SaecFile:
         if self.header.embed != "none":
             info, tables = {"sae": self.header.sae["name"]}, self._embedded("TABL")
             layer = self._embedded("RTAB") if self.header.residual else None
-            found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables", layer)
+            side = self._embedded("SIDE") if self.header.side else None
+            found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables", layer, side)
         if found is None:
             raise MissingPieceError(
                 f"{self.path}: needs the codec it was encoded with (id {self.header.codec_id}): give the .saecodec "
@@ -153,9 +159,12 @@ class SaecFile:
                     f"{self.path}: encoded with the codec {self.header.codec_id}, but the codec given is "
                     f"{codec.codec_id}"
                 )
-        told = (self.header.prior, self.header.step, self.header.residual)
-        if told != (found.latents.prior.name, found.quantizer.step, found.residual is not None):
-            raise FormatError(f"{self.path}: the header contradicts the tables about prior, step or residual layer")
+        told = (self.header.prior, self.header.step, self.header.residual, self.header.side)
+        held = (found.latents.prior.name, found.quantizer.step, found.residual is not None, found.side is not None)
+        if told != held:
+            raise FormatError(
+                f"{self.path}: the header contradicts the tables about prior, step, residual layer or side information"
+            )
         if found.residual is not None and found.residual.width != self.header.width:
             raise FormatError(
                 f"{self.path}: rows of {self.header.width}, but a residual layer for rows of {found.residual.width}"
@@ -218,7 +227,12 @@ class SaecFile:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the array that was encoded."""
-        return (*self.index.leading, self.header.width)
+        return (*self.index.leading, *self.row_shape)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of a row of the array that was encoded."""
+        return self.header.row_shape or (self.header.width,)
 
     @property
     def dtype(self) -> str:

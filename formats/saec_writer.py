@@ -35,8 +35,9 @@ class LatentsFacts:
 class SaecWriter:
     """Writes a `.saec` file to `file`, which is at its beginning; `finish` completes it.
 
-    codec: with its SAE. embed: "none", "tables" or "decoder". user: free text by key. latents: of a file whose rows are
-    feature activations; its codec has no SAE, and embed is "tables".
+    codec: with its SAE. embed: "none", "tables" or "decoder". user: free text by key. row_shape:
+    of a row of the input, where that is not (d,). latents: of a file whose rows are feature activations; its codec has
+    no SAE, and embed is "tables".
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SaecWriter:
         chunk_rows: int,
         embed: str,
         user: dict[str, str] | None = None,
+        row_shape: tuple[int, ...] = (),
         latents: LatentsFacts | None = None,
     ) -> None:
         if embed not in EMBED:
@@ -70,7 +72,9 @@ class SaecWriter:
             codec.latents.prior.name,
             f"saecodec {saecodec.__version__}",
             codec.residual is not None,
+            codec.side is not None,
             user or {},
+            row_shape if len(row_shape) > 1 else (),
             None if latents is None else latents.values,
         )
         self._file, self._codec, self._at = file, codec, 0

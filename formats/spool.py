@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from saecodec.codes import Codes
 from saecodec.errors import OutputError
 from saecodec.features import Features
+from saecodec.normalization import Side
 
 Chunk = TypeVar("Chunk")
 Array = NDArray[Any]
@@ -77,7 +78,16 @@ class Spool(Generic[Chunk]):
 
 def feature_spool() -> Spool[Features]:
     """A spool of feature activations."""
-    return Spool(lambda features: (features.indptr, features.latents, features.values), Features)
+
+    def take(features: Features) -> tuple[Array, ...]:
+        side = features.side
+        of_rows = () if side is None else (side.scale,) if side.mean is None else (side.scale, side.mean)
+        return features.indptr, features.latents, features.values, *of_rows
+
+    def make(indptr: Array, latents: Array, values: Array, *of_rows: Array) -> Features:
+        return Features(indptr, latents, values, Side(*of_rows) if of_rows else None)
+
+    return Spool(take, make)
 
 
 def code_spool(n_latents: int, columns: tuple[str, ...] = ()) -> Spool[Codes]:

@@ -28,7 +28,7 @@ _LEVEL: Final = 6
 def pack_weights(sae: SAE, *, decoder_only: bool) -> bytes:
     """The payload of a weights frame: the decoder, or the whole SAE."""
     tensors = sae.decoder_tensors() if decoder_only else sae.tensors()
-    config = {"architecture": sae.architecture} if decoder_only else sae.config()
+    config = {"architecture": sae.architecture} | sae.decoder_config() if decoder_only else sae.config()
     shapes = {name: list(array.shape) for name, array in sorted(tensors.items())}
     record = {"config": config, "name": sae.name, "source": sae.source, "shapes": shapes}
     values = np.concatenate([tensors[name].ravel() for name in shapes]).astype("<f4")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
@@ -26,13 +26,14 @@ from saecodec.residual import ResidualLayer
 from saecodec.sae import SAE
 from saecodec.search import Mode
 from saecodec.sequences import Chunking, ids_of_shape
-from saecodec.version import LATENTS, RESIDUAL, check_prior, check_version, required, versioned
+from saecodec.side import SideQuantizer, scales_of, side_at, with_side
+from saecodec.version import LATENTS, RESIDUAL, SIDE, check_prior, check_version, required, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
 CHUNK: Final = "CHNK"
 RESIDUAL_CHUNK: Final = "RCHK"
-CODEC_FRAMES: Final = ("CHED", "TABL", "RTAB")
+CODEC_FRAMES: Final = ("CHED", "TABL", "SIDE", "RTAB")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Codec:
 
     quantizer, latents: how codes are made and coded. decoder_id: identity of the SAE's decoder it was fitted with.
     sae: the SAE, or None; what needs it then raises MissingPieceError. info: what it was fitted on, for people.
-    residual: how what the SAE leaves is coded, or None.
+    residual: how what the SAE leaves is coded, or None. side: how side information is, or None.
 
     >>> codec = Codec.fit(sae, x, step="0.4rms")        # doctest: +SKIP
     >>> data = codec.encode(x)                          # doctest: +SKIP
@@ -54,6 +55,7 @@ class Codec:
     sae: SAE | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     residual: ResidualLayer | None = None
+    side: SideQuantizer | None = None
 
     @classmethod
     def fit(
@@ -82,8 +84,9 @@ class Codec:
         from saecodec.steering import Steering
         from saecodec.store import MemoryStores
 
+        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
         rows = as_rows(x, sae.width)
-        chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), prior))
+        chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), prior, sae))
         goal = Goal.of(step, nmse, bits, search, residual, prior, fit_seconds)
 
         def chunks() -> Iterator[NDArray[np.float32]]:
@@ -107,6 +110,11 @@ class Codec:
             raise FormatError(f"the codec codes {self.latents.prior.n_latents} latents, its SAE has {sae.n_latents}")
         if self.residual is not None and self.residual.width != sae.width:
             raise FormatError(f"the residual layer is for rows of {self.residual.width}, the SAE for {sae.width}")
+        kind = "none" if self.side is None else self.side.kind
+        if kind != sae.normalization:
+            raise FormatError(
+                f"the codec's side information is of kind {kind!r}, the SAE normalizes {sae.normalization!r}"
+            )
         return replace(self, sae=sae)
 
     def _sae(self) -> SAE:
@@ -118,16 +126,22 @@ class Codec:
     def quantize(self, x: NDArray[np.floating[Any]]) -> Codes:
         """The codes of rows x (..., d) that stand for the SAE's own activations."""
         sae = self._sae()
-        return self.quantize_features(sae.features(as_rows(x, sae.width)))
+        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
+        rows = as_rows(x, sae.width)
+        scales = scales_of(sae, [rows], _ids(None, np.shape(x), self.latents.prior.name, sae))
+        return self.quantize_features(sae.features(rows, side=side_at(scales, 0, len(rows))))
 
     def quantize_features(self, features: Features) -> Codes:
         """The codes of feature activations."""
-        return quantize(features, self._sae().norms, self.quantizer.step)
+        return with_side(quantize(features, self._sae().norms, self.quantizer.step), features, self.side)
 
     def reconstruct(self, codes: Codes, residual: NDArray[np.int32] | None = None) -> NDArray[np.float32]:
         """x_hat of codes and, where they are given, of residual levels (T, M): float32 (T, d)."""
         sae = self._sae()
-        rows = np.asarray(sae.rows(self.quantizer.dequantize(codes, sae.norms)).cpu().numpy())
+        features = self.quantizer.dequantize(codes, sae.norms)
+        if self.side is not None:
+            features = replace(features, side=self.side.side(codes.columns))
+        rows = np.asarray(sae.rows(features).cpu().numpy())
         return rows if residual is None else rows + self._residual().rows(residual)
 
     def encode(
@@ -147,9 +161,11 @@ class Codec:
         from saecodec.batches import stream_batches
         from saecodec.row_coder import RowCoder
 
-        rows = as_rows(x, self._sae().width)
-        coder = RowCoder(self, search, slope)
-        chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), self.latents.prior.name))
+        sae = self._sae()
+        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
+        rows = as_rows(x, sae.width)
+        chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), self.latents.prior.name, sae))
+        coder = RowCoder(self, search, slope, scales=scales_of(sae, [rows], chunking.ids))
         parts = (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
         return b"".join(data for chunk in stream_batches(self.pack, parts) for data in chunk)
 
@@ -223,6 +239,8 @@ class Codec:
             "prior": prior.name,
         }
         content = {**prior.content(), "centroids": self.quantizer.centroids}
+        if self.side is not None:
+            facts["side"] = self.side.to_bytes().hex()
         if self.residual is not None:
             facts["residual"] = self.residual.scales().hex()
             content |= self.residual.content()
@@ -231,7 +249,7 @@ class Codec:
     @property
     def requires(self) -> list[str]:
         """What a reader must know."""
-        return required(self.latents.prior.name, residual=self.residual is not None)
+        return required(self.latents.prior.name, residual=self.residual is not None, side=self.side is not None)
 
     @classmethod
     def from_tables(
@@ -241,6 +259,7 @@ class Codec:
         info: Mapping[str, Any],
         what: str,
         residual: bytes | memoryview | None = None,
+        side: bytes | memoryview | None = None,
     ) -> Codec:
         """The codec of the payloads of `table_frames`, without its SAE."""
         reader = ByteReader(tables, what)
@@ -248,7 +267,8 @@ class Codec:
         quantizer = Quantizer.read(reader, latents.prior.level_class, latents.prior.n_level_classes)
         reader.end()
         layer = None if residual is None else ResidualLayer.from_bytes(residual, what)
-        return cls(quantizer, latents, decoder_id, None, dict(info), layer)
+        of_rows = None if side is None else SideQuantizer.from_bytes(side, what)
+        return cls(quantizer, latents, decoder_id, None, dict(info), layer, of_rows)
 
     def to_bytes(self, *, embed: str = "none") -> bytes:
         """The codec without its SAE, as frames. embed: "sae" when the caller puts a weights frame behind them."""
@@ -263,9 +283,11 @@ class Codec:
         return frame("CHED", pack_record(head)) + self.table_frames()
 
     def table_frames(self) -> bytes:
-        """What decoding takes beside the SAE, as frames: the tables, and the residual layer where there is one."""
+        """What decoding takes beside the SAE, as frames: the tables, and side information and the residual layer where
+        there are any."""
+        side = b"" if self.side is None else frame("SIDE", self.side.to_bytes())
         layer = b"" if self.residual is None else frame("RTAB", self.residual.to_bytes())
-        return frame("TABL", self.tables()) + layer
+        return frame("TABL", self.tables()) + side + layer
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, what: str = "codec") -> Codec:
@@ -282,25 +304,36 @@ class Codec:
         check_version(record, what)
         if LATENTS in record["requires"]:
             raise FormatError(f"{what}: requires {LATENTS!r}, which is for files of rows: a codec file has an SAE")
-        expected = list(CODEC_FRAMES[: 3 if RESIDUAL in record["requires"] else 2])
+        expected = ["CHED", *table_kinds(record["requires"])]
         if kinds != expected:
-            more = ", and as it requires one a frame RTAB" if RESIDUAL in record["requires"] else ""
-            raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL{more}, found {kinds}")
+            raise FormatError(f"{what}: a codec that requires {record['requires']} is frames {expected}, found {kinds}")
         decoder_id, info = record_field(record, "decoder_id", bytes, what), record_field(record, "info", dict, what)
         if len(decoder_id) != 32:
             raise FormatError(f"{what}: a decoder id has 32 bytes, found {len(decoder_id)}")
-        layer = payloads[2] if len(payloads) == 3 else None
-        codec = cls.from_tables(payloads[1], decoder_id.hex(), info, what, layer)
+        held = dict(zip(kinds, payloads, strict=True))
+        codec = cls.from_tables(held["TABL"], decoder_id.hex(), info, what, held.get("RTAB"), held.get("SIDE"))
         check_prior(record, codec.latents.prior.name, what)
         if record_field(record, "codec_id", bytes, what).hex() != codec.codec_id:
             raise FormatError(f"{what}: the tables are not those of the codec id in its header")
         return codec
 
 
-def _ids(seq: NDArray[np.integer[Any]] | None, shape: tuple[int, ...], prior: str) -> NDArray[np.integer[Any]] | None:
-    """Sequence ids of rows (..., d): as given, flat or (...,), or else for the context prior from the rows' shape."""
+def table_kinds(requires: Collection[str]) -> tuple[str, ...]:
+    """Types of the frames of `table_frames`, in their order, by what a reader must know."""
+    return ("TABL", *(["SIDE"] if SIDE in requires else []), *(["RTAB"] if RESIDUAL in requires else []))
+
+
+def needs_sequences(prior: str, sae: SAE) -> bool:
+    """Whether sequence ids are taken from the shape of an array with positions, where none are given."""
+    return prior == CONTEXT or sae.normalization == "sequence_norm"
+
+
+def _ids(
+    seq: NDArray[np.integer[Any]] | None, shape: tuple[int, ...], prior: str, sae: SAE
+) -> NDArray[np.integer[Any]] | None:
+    """Sequence ids of rows (..., d): as given, flat or (...,), or else, where they are needed, from the rows' shape."""
     if seq is None:
-        return ids_of_shape(shape) if prior == CONTEXT else None
+        return ids_of_shape(shape) if needs_sequences(prior, sae) else None
     ids = np.asarray(seq)
     return ids.reshape(-1) if ids.shape == shape[:-1] else ids
 

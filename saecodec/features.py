@@ -7,17 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec.normalization import Side
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
     """Feature activations of T rows.
 
     indptr: int64 (T + 1,). latents: int32 (K,), ascending inside a row. values: float32 (K,), the activations z.
+    side: side information of the rows, for an SAE that normalizes them.
     """
 
     indptr: NDArray[np.int64]
     latents: NDArray[np.int32]
     values: NDArray[np.float32]
+    side: Side | None = None
 
     @property
     def n_rows(self) -> int:

@@ -20,6 +20,7 @@ from saecodec.priors.fit_factorized import LatentStatistics, fit_factorized
 from saecodec.quantizer import CentroidStatistics, Quantizer, Step, quantize
 from saecodec.sae import SAE
 from saecodec.search import Search
+from saecodec.side import SideQuantizer, side_at, targets, with_side
 from saecodec.store import Store
 
 Rows = Callable[[], Iterator[NDArray[np.float32]]]
@@ -36,32 +37,42 @@ class Point:
     residual_step: float | None = None
 
 
-def fit_features(sae: SAE, chunks: Iterable[Features], step: Step, store: Store[Codes]) -> Codec:
+def fit_features(
+    sae: SAE, chunks: Iterable[Features], step: Step, store: Store[Codes], side: SideQuantizer | None = None
+) -> Codec:
     """Fit a codec on the SAE's own activations, and leave their codes in `store`, which is empty before.
 
-    chunks: is iterated twice, and `store` once, so that both may lie in files.
+    chunks: is iterated twice, and `store` once, so that both may lie in files. side: of an SAE that normalizes rows.
     """
     rms, _ = activity(sae, chunks)
     absolute = step.resolve(rms)
-    base = _BaseFit(sae, absolute, store)
+    base = _BaseFit(sae, absolute, store, side)
     for features in chunks:
-        base.add(quantize(features, sae.norms, absolute, base.centroids))
+        base.add(with_side(quantize(features, sae.norms, absolute, base.centroids), features, side))
     return base.codec({})
 
 
-def fit_searched(search: Search, rows: Rows, start: Codec, point: Point, store: Store[Codes]) -> Codec:
+def fit_searched(
+    search: Search,
+    rows: Rows,
+    start: Codec,
+    point: Point,
+    store: Store[Codes],
+    scales: NDArray[np.float32] | None = None,
+) -> Codec:
     """Fit the base layer on searched codes of rows, and leave the codes in `store`, which is empty before.
 
     start: the codec whose costs and centroids the search goes by; its step is that of `point`. rows and `store` are
-    iterated once.
+    iterated once. scales: see `side_at`.
     """
-    base = _BaseFit(search.sae, point.step, store)
+    base = _BaseFit(search.sae, point.step, store, start.side)
     costs, first = start.latents.prior.costs(), 0
     for x in rows():
-        found = search(x, start.quantizer, costs, point.slope, first)
+        wanted, columns = targets(search.sae, start.side, x, first, side_at(scales, first, len(x)))
+        found = search(wanted, start.quantizer, costs, point.slope, first)
         size = np.abs(found.codes.levels).astype(np.float64)
         base.centroids.add(found.codes.latents, size, found.exact - size)
-        base.add(found.codes)
+        base.add(replace(found.codes, columns=columns))
         first += len(x)
     return base.codec({"search": search.mode, "active": float(search.active)})
 
@@ -103,8 +114,8 @@ def joined(codes: Iterable[Codes], levels: Iterable[NDArray[np.int32]] | None) -
 class _BaseFit:
     """Statistics of coded chunks, and the codec that they make."""
 
-    def __init__(self, sae: SAE, step: float, store: Store[Codes]) -> None:
-        self._sae, self._step, self._store = sae, step, store
+    def __init__(self, sae: SAE, step: float, store: Store[Codes], side: SideQuantizer | None) -> None:
+        self._sae, self._step, self._store, self._side = sae, step, store, side
         self._statistics, self._n_rows = LatentStatistics(sae.n_latents), 0
         self.centroids = CentroidStatistics(sae.n_latents)
 
@@ -122,4 +133,4 @@ class _BaseFit:
         facts = {"sae": sae.name, "architecture": sae.architecture, "fit_rows": self._n_rows}
         facts |= {"sae_id": sae.sae_id or ""} | told
         quantizer = Quantizer(self._step, centroids, prior.level_class)
-        return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts)
+        return Codec(quantizer, LatentCodec(prior), sae.decoder_id, sae, facts, side=self._side)

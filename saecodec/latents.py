@@ -5,6 +5,7 @@ A chunk is: number of rows, the row-aligned columns, then the prior's streams (d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,11 +25,11 @@ _MAX_COLUMN_VALUES: Final = 1 << 22
 
 @dataclass(frozen=True)
 class ChunkBytes:
-    """Where a chunk's bytes go; the four add up to its length."""
+    """Where a chunk's bytes go; they add up to its length. columns: by name, each with its name."""
 
     support: int
     levels: int
-    columns: int
+    columns: Mapping[str, int]
     head: int
 
 
@@ -79,7 +80,7 @@ class LatentCodec:
     def unpack(self, chunk: bytes | memoryview, what: str = "chunk") -> Codes:
         """The codes of a chunk. FormatError when the bytes are not one; `what` names it there."""
         reader = ByteReader(chunk, what)
-        n_rows, columns = _read_columns(reader)
+        n_rows, columns, _ = _read_columns(reader)
         codes = self.prior.decode(reader, n_rows, columns)
         reader.end()
         return Codes(codes.indptr, codes.latents, codes.levels, codes.n_latents, columns)
@@ -87,12 +88,10 @@ class LatentCodec:
     def chunk_bytes(self, chunk: bytes | memoryview, what: str = "chunk") -> ChunkBytes:
         """Where the bytes of a chunk go, without decoding its streams."""
         reader = ByteReader(chunk, what)
-        n_rows, named = _read_columns(reader)
-        head = len(varint(n_rows) + varint(len(named)))
-        columns = len(chunk) - head - reader.left
+        n_rows, _, columns = _read_columns(reader)
         support, levels = self.prior.stream_bytes(reader, n_rows)
         reader.end()
-        return ChunkBytes(support, levels, columns, len(chunk) - support - levels - columns)
+        return ChunkBytes(support, levels, columns, len(chunk) - support - levels - sum(columns.values()))
 
     def to_bytes(self) -> bytes:
         """The prior's name and tables."""
@@ -123,14 +122,17 @@ def _pack_column(values: NDArray[np.int64]) -> bytes:
     return b"\1" + steps if len(steps) < len(plain) else b"\0" + plain
 
 
-def _read_columns(reader: ByteReader) -> tuple[int, dict[str, NDArray[np.int64]]]:
+def _read_columns(reader: ByteReader) -> tuple[int, dict[str, NDArray[np.int64]], dict[str, int]]:
+    """Rows, columns, and the bytes of each column."""
     n_rows, n_columns = reader.varint(MAX_CHUNK_ROWS), reader.varint(_MAX_COLUMNS)
     if n_columns * n_rows > _MAX_COLUMN_VALUES:
         raise FormatError(
             f"{reader.what}: {n_columns} columns of {n_rows} rows are more than {_MAX_COLUMN_VALUES} values"
         )
     columns: dict[str, NDArray[np.int64]] = {}
+    sizes: dict[str, int] = {}
     for _ in range(n_columns):
+        before = reader.left
         try:
             name = bytes(reader.blob()).decode()
         except UnicodeDecodeError as error:
@@ -140,6 +142,7 @@ def _read_columns(reader: ByteReader) -> tuple[int, dict[str, NDArray[np.int64]]
         if not name or (columns and name <= max(columns)):
             raise FormatError(f"{reader.what}: column {name!r} is not in the order of the names")
         columns[name] = np.cumsum(values) if mode else values
+        sizes[name] = before - reader.left
         if n_rows and max(-int(columns[name].min()), int(columns[name].max())) >= MAX_COLUMN:
             raise FormatError(f"{reader.what}: column {name!r} holds values of magnitude 2^38 or more")
-    return n_rows, columns
+    return n_rows, columns, sizes

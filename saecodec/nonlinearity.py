@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -55,18 +55,18 @@ class Nonlinearity(ABC):
         kind, k = config.get("kind"), config.get("k", 1)
         if type(k) is not int or k < 1:
             raise CheckpointError(f"nonlinearity {kind!r}: k is {k!r}, expected a positive integer")
+        known = {cls.kind: cls for cls in NONLINEARITIES}
+        if not isinstance(kind, str) or kind not in known:
+            raise UnsupportedError(f"unknown nonlinearity {kind!r}: this version knows {', '.join(known)}")
         try:
-            if kind == ReLU.kind:
-                return ReLU()
-            if kind == JumpReLU.kind:
-                return JumpReLU(tensors["threshold"])
-            if kind == TopK.kind:
-                return TopK(config["k"], tensors.get("scale"))
-            if kind == Gated.kind:
-                return Gated(tensors["r_mag"], tensors["b_mag"], tensors["b_gate"])
+            return known[kind].made(config, tensors)
         except KeyError as error:
             raise CheckpointError(f"nonlinearity {kind!r} needs {error}") from error
-        raise UnsupportedError(f"unknown nonlinearity {kind!r}: this version knows relu, jumprelu, topk, gated")
+
+    @classmethod
+    @abstractmethod
+    def made(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Nonlinearity:
+        """The one of this class that `config()` and `tensors()` describe; KeyError names what is missing."""
 
 
 def _above(h: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +88,24 @@ class ReLU(Nonlinearity):
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
         return _above(h, torch.zeros(1, device=h.device))
 
+    @classmethod
+    def made(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ReLU:
+        return cls()
+
+
+@dataclass(frozen=True, eq=False)
+class TanhReLU(ReLU):
+    """z = tanh(relu(h)) (SAELens before version 6)."""
+
+    kind = "tanh_relu"
+
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        index, values = super().active(h)
+        return index, values.tanh()
+
+    def magnitudes(self, h: Tensor) -> Tensor:
+        return h.tanh()
+
 
 @dataclass(frozen=True, eq=False)
 class JumpReLU(Nonlinearity):
@@ -99,31 +117,111 @@ class JumpReLU(Nonlinearity):
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
         return _above(h, self.threshold.clamp(min=0))
 
+    @classmethod
+    def made(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> JumpReLU:
+        return cls(tensors["threshold"])
+
     def tensors(self) -> dict[str, Tensor]:
         return {"threshold": self.threshold}
 
 
 @dataclass(frozen=True, eq=False)
 class TopK(Nonlinearity):
-    """The k largest h (or h scale) of a row, then relu: at most k are active."""
+    """The k largest h of a row, then relu: at most k are active.
+
+    rank: they are the k largest of h rank, float32 (F,). scaled: a library's feature activations are h rank, too.
+    """
 
     kind = "topk"
     k: int
-    scale: Tensor | None = None
+    rank: Tensor | None = None
+    scaled: bool = True
+
+    @property
+    def scale(self) -> Tensor | None:  # type: ignore[override]
+        return self.rank if self.scaled else None
+
+    def _order(self, ranked: Tensor) -> Tensor:
+        """What the largest are taken of."""
+        return ranked
+
+    def _kept(self, values: Tensor) -> Tensor:
+        """Which of the chosen are active."""
+        return values > 0
 
     def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        ranked = h if self.scale is None else h * self.scale
-        values, latents = torch.topk(ranked, min(self.k, h.shape[1]), dim=1, sorted=False)
-        latents, order = latents.sort(dim=1)
-        keep = values.gather(1, order) > 0
+        ranked = h if self.rank is None else h * self.rank
+        chosen = torch.topk(self._order(ranked), min(self.k, h.shape[1]), dim=1, sorted=False).indices
+        latents = chosen.sort(dim=1).values
+        keep = self._kept(ranked.gather(1, latents))
         index = (latents + torch.arange(len(h), device=h.device)[:, None] * h.shape[1])[keep]
         return index, h.reshape(-1)[index]
 
     def config(self) -> dict[str, Any]:
-        return {"kind": self.kind, "k": self.k}
+        return {"kind": self.kind, "k": self.k} | ({} if self.scaled else {"scaled": False})
 
     def tensors(self) -> dict[str, Tensor]:
-        return {} if self.scale is None else {"scale": self.scale}
+        return {} if self.rank is None else {"scale": self.rank}
+
+    @classmethod
+    def made(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TopK:
+        return cls(config["k"], tensors.get("scale"), config.get("scaled") is not False)
+
+
+@dataclass(frozen=True, eq=False)
+class SignedTopK(TopK):
+    """The k largest h of a row, negative ones too (openai/sparse_autoencoder, `postact_fn` Identity)."""
+
+    kind = "signed_topk"
+    signed = True
+
+    def _kept(self, values: Tensor) -> Tensor:
+        return values != 0
+
+
+@dataclass(frozen=True, eq=False)
+class AbsTopK(SignedTopK):
+    """The k largest |h| of a row, with their signs (SAELens `abstopk_sae.py`)."""
+
+    kind = "abstopk"
+
+    def _order(self, ranked: Tensor) -> Tensor:
+        return ranked.abs()
+
+
+@dataclass(frozen=True, eq=False)
+class SignedTopKWithTies(SignedTopK):
+    """All h of a row that are at least its k-th largest (mutual-feature-regularization, `_topk_activation`)."""
+
+    kind = "signed_topk_with_ties"
+
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        ranked = h if self.rank is None else h * self.rank
+        least = torch.topk(ranked, min(self.k, h.shape[1]), dim=1).values[:, -1:]
+        index = ((ranked >= least) & (h != 0)).reshape(-1).nonzero().reshape(-1)
+        return index, h.reshape(-1)[index]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMax(Nonlinearity):
+    """The largest h of each of k groups of F / k neighbouring latents, then relu (sparsify, `groupmax`)."""
+
+    kind = "groupmax"
+    k: int
+
+    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        n_rows, n_latents = h.shape
+        values, place = h.reshape(n_rows * self.k, n_latents // self.k).max(1)
+        keep = values > 0
+        index = (torch.arange(n_rows * self.k, device=h.device) * (n_latents // self.k) + place)[keep]
+        return index, values[keep]
+
+    def config(self) -> dict[str, Any]:
+        return {"kind": self.kind, "k": self.k}
+
+    @classmethod
+    def made(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GroupMax:
+        return cls(config["k"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,3 +245,21 @@ class Gated(Nonlinearity):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"r_mag": self.r_mag, "b_mag": self.b_mag, "b_gate": self.b_gate}
+
+    @classmethod
+    def made(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Gated:
+        return cls(tensors["r_mag"], tensors["b_mag"], tensors["b_gate"])
+
+
+NONLINEARITIES: Final[tuple[type[Nonlinearity], ...]] = (
+    ReLU,
+    TanhReLU,
+    JumpReLU,
+    TopK,
+    SignedTopK,
+    SignedTopKWithTies,
+    AbsTopK,
+    GroupMax,
+    Gated,
+)
+"""Every nonlinearity; a new one joins here."""

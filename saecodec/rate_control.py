@@ -19,6 +19,7 @@ from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import TargetError
+from saecodec.features import Features
 from saecodec.fit_residual import RESIDUAL_SLOPE, ResidualMoments, fit_layer, moments_of
 from saecodec.fitting import Point, activity, fit_features, fit_searched, joined
 from saecodec.layers import Layers
@@ -26,6 +27,7 @@ from saecodec.quantizer import Step
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
 from saecodec.search import Mode, Search
+from saecodec.side import SideStatistics, side_at
 from saecodec.solver import SOLVED, Solution, solve
 
 _FIRST_STEP: Final = 0.8  # rms
@@ -61,10 +63,11 @@ class Target:
 @dataclass(frozen=True, eq=False)
 class Sample:
     """Rows to find a point on. x: float32 (n, d). variance: mean of |x - mean|^2 over all rows that they stand for; of
-    |x|^2 when that is zero."""
+    |x|^2 when that is zero. scales: of the rows, where they are known beforehand (`side_at`)."""
 
     x: NDArray[np.float32]
     variance: float
+    scales: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +88,26 @@ class Trials:
     """Trial codings of a sample.
 
     search: mode. chunk_rows: as in the real encoding. overhead: bytes of a file beside its chunks, and the number of
-    rows that share them.
+    rows that share them. nmse: what is aimed at, where that is known: side information is made fine enough for it.
     """
 
     def __init__(
-        self, sae: SAE, sample: Sample, search: Mode, chunk_rows: int, overhead: Callable[[Codec], float]
+        self,
+        sae: SAE,
+        sample: Sample,
+        search: Mode,
+        chunk_rows: int,
+        overhead: Callable[[Codec], float],
+        nmse: float | None = None,
     ) -> None:
         self.sae, self.sample, self._overhead = sae, sample, overhead
         self._parts = [sample.x[i : i + chunk_rows] for i in range(0, len(sample.x), chunk_rows)]
-        self._features = [sae.features(part) for part in self._parts]
+        self._features: list[Features] = []
+        statistics = SideStatistics(sae)
+        for i, part in enumerate(self._parts):
+            self._features.append(sae.features(part, 0, side_at(sample.scales, i * chunk_rows, len(part))))
+            statistics.add(part, self._features[-1])
+        self.side = statistics.quantizer(None if nmse is None else nmse * sample.variance)
         rms, self.active = activity(sae, self._features)
         self.rms = rms or math.sqrt(sample.variance) or 1.0
         self.search = None if search == "none" else Search(sae, search, self.active)
@@ -104,12 +118,12 @@ class Trials:
         """The base layer at a point. start: a codec fitted near it, where there is one."""
         codes: list[Codes] = []
         if self.search is None or start is None:
-            start = fit_features(self.sae, self._features, Step(point.step, False), codes)
+            start = fit_features(self.sae, self._features, Step(point.step, False), codes, self.side)
         for _ in range(rounds if self.search is not None else 0):
             assert self.search is not None
             codes = []
             start = replace(start, quantizer=replace(start.quantizer, step=point.step))
-            start = fit_searched(self.search, lambda: iter(self._parts), start, point, codes)
+            start = fit_searched(self.search, lambda: iter(self._parts), start, point, codes, self.sample.scales)
         return start, codes
 
     def judge(self, codec: Codec, layers: list[Layers]) -> Trial:

@@ -1,9 +1,7 @@
 """The sparse autoencoder: feature activations of rows, and rows from feature activations.
 
-An `SAE` is in canonical form whatever file it came from: an encoder `h = (x - b_dec) W_enc + b_enc` (the subtraction
-optional), a `Nonlinearity` that selects and values the active latents, and a decoder `x_hat = z W_dec + b_dec`.
-Arithmetic is float32, except that an encoder made for half precision multiplies in it, as its own library does: its
-thresholds were chosen for those roundings. T rows, d activation width, F latents, K nonzeros.
+An `SAE` is in canonical form whatever file it came from: a normalization of rows (mostly none), an encoder
+(`encoder.py`), and a decoder `x_hat = z W_dec + b_dec`. T rows, d activation width, F latents, K nonzeros.
 """
 
 from __future__ import annotations
@@ -19,38 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saecodec.encoder import HALF, AnyEncoder, encoder_of
+from saecodec.encoder import Encoder as Encoder
 from saecodec.errors import CheckpointError, InputError, MissingPieceError
 from saecodec.features import Features
 from saecodec.identity import content_hash
-from saecodec.nonlinearity import Nonlinearity
-from saecodec.normalization import KINDS
+from saecodec.normalization import KINDS, Side, normalized, restored, sequence_scales, side_of
 
 _BATCH_CELLS: Final = 1 << 21  # T x F pre-activations at a time: 8 MB stay in the cache
 _MIN_BATCH_ROWS: Final = 64
-_HALF: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """w_enc: (d, F) and b_enc: (F,), float32 or the half precision that the product is taken in. nonlinearity: of h.
-    apply_b_dec_to_input: subtract b_dec from x first."""
-
-    w_enc: Tensor
-    b_enc: Tensor
-    nonlinearity: Nonlinearity
-    apply_b_dec_to_input: bool
-
-    def preactivations(self, x: Tensor, b_dec: Tensor, out: Tensor | None = None) -> Tensor:
-        """h, float32 (T, F), of rows x, float32 (T, d); into `out` where it can be."""
-        dtype = self.w_enc.dtype
-        u = x.to(dtype) - b_dec.to(dtype) if self.apply_b_dec_to_input else x.to(dtype)
-        if dtype == torch.float32:
-            return torch.addmm(self.b_enc, u, self.w_enc, out=out)
-        h = (u @ self.w_enc + self.b_enc).float()  # rounded twice, as in SAELens
-        if not torch.isfinite(h).all():
-            row = int(torch.nonzero(~torch.isfinite(h).all(dim=1))[0])
-            raise InputError(f"row {row} of a batch overflows {dtype}, in which this SAE computes: scale the rows down")
-        return h
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +34,18 @@ class SAE:
 
     w_dec: float32 (F, d), decoder directions in rows. b_dec: float32 (d,). encoder: None when only the decoder is at
     hand. architecture, name, source: for people. metadata: what its file says of where it was trained. normalization:
-    of rows before encoding, one of `normalization.KINDS`.
+    of rows before encoding, one of `normalization.KINDS`. row_dims: 2 when arrays (..., heads, d_head) are its rows.
     """
 
     w_dec: Tensor
     b_dec: Tensor
-    encoder: Encoder | None
+    encoder: AnyEncoder | None
     architecture: str
     name: str = ""
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     normalization: str = "none"
+    row_dims: int = 1
 
     def __post_init__(self) -> None:
         """Shapes, dtypes and finiteness; CheckpointError names the tensor."""
@@ -81,7 +57,7 @@ class SAE:
         for key, tensor in tensors.items():
             if tuple(tensor.shape) != expected[key]:
                 raise CheckpointError(f"{self.name}: {key} has shape {tuple(tensor.shape)}, expected {expected[key]}")
-            half = key in ("w_enc", "b_enc") and tensor.dtype in _HALF.values()
+            half = key in ("w_enc", "b_enc", "w_glu", "b_glu") and tensor.dtype in HALF.values()
             if not (tensor.dtype == torch.float32 or half) or not torch.isfinite(tensor).all():
                 raise CheckpointError(
                     f"{self.name}: {key} must be finite float32, found {tensor.dtype} or NaN or infinity"
@@ -90,12 +66,12 @@ class SAE:
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"w_dec": self.w_dec, "b_dec": self.b_dec}
         if self.encoder is not None:
-            tensors |= {"w_enc": self.encoder.w_enc, "b_enc": self.encoder.b_enc}
-            tensors |= self.encoder.nonlinearity.tensors()
+            tensors |= self.encoder.tensors()
         return tensors
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        known = {"w_dec": (self.n_latents, self.width), "b_dec": (self.width,), "w_enc": (self.width, self.n_latents)}
+        known = {"w_dec": (self.n_latents, self.width), "b_dec": (self.width,)}
+        known |= dict.fromkeys(("w_enc", "w_glu"), (self.width, self.n_latents))
         return {key: known.get(key, (self.n_latents,)) for key in self._tensors()}
 
     def __repr__(self) -> str:
@@ -119,7 +95,7 @@ class SAE:
     @property
     def signed(self) -> bool:
         """Whether feature activations can be negative."""
-        return self.encoder is not None and self.encoder.nonlinearity.signed
+        return self.encoder is not None and self.encoder.signed
 
     @property
     def device(self) -> torch.device:
@@ -129,12 +105,7 @@ class SAE:
     def to(self, device: str | torch.device) -> SAE:
         """This SAE on another device; "auto" is cuda where there is one, else the CPU."""
         device = available(device)
-        encoder = self.encoder
-        if encoder is not None:
-            moved = encoder.nonlinearity.to(device)
-            encoder = replace(
-                encoder, w_enc=encoder.w_enc.to(device), b_enc=encoder.b_enc.to(device), nonlinearity=moved
-            )
+        encoder = None if self.encoder is None else self.encoder.to(device)
         return replace(self, w_dec=self.w_dec.to(device), b_dec=self.b_dec.to(device), encoder=encoder)
 
     # -- encoding ------------------------------------------------------------------------------------------------------
@@ -145,59 +116,96 @@ class SAE:
         return max(_MIN_BATCH_ROWS, _BATCH_CELLS // self.n_latents)
 
     @torch.no_grad()
-    def features(self, x: NDArray[np.float32], first_row: int = 0) -> Features:
-        """The nonzero feature activations of rows.
+    def features(self, x: NDArray[np.float32], first_row: int = 0, side: Side | None = None) -> Features:
+        """The nonzero feature activations of rows, with their side information.
 
-        x: float32 (T, d), finite (InputError names the first row that is not, counted from `first_row`).
+        x: float32 (T, d), finite (InputError names the first row that is not, counted from `first_row`). side: of the
+        rows, which kind "sequence_norm" cannot tell from the rows alone.
         """
         self.check_rows(x, first_row)
+        side = self.side(x) if side is None else side
         parts, counts = [], [np.zeros(0, np.int64)]
         batch = min(self.batch_rows, max(len(x), 1))
         scratch = torch.empty(batch, self.n_latents, device=self.device)  # fresh ones would fragment the heap
         for start in range(0, len(x), batch):
             part = x[start : start + batch]
             rows = torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
+            part_side = None if side is None else side[start : start + batch]
+            rows = normalized(self.normalization, rows, part_side)
             flat, values = self._active(rows, scratch[: len(rows)])
             row, latent = np.divmod(flat, self.n_latents)
             counts.append(np.bincount(row, minlength=len(rows)))
             parts.append((latent.astype(np.int32), values))
         indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         latents = np.concatenate([np.zeros(0, np.int32), *(p[0] for p in parts)])
-        return Features(indptr, latents, np.concatenate([np.zeros(0, np.float32), *(p[1] for p in parts)]))
+        return Features(indptr, latents, np.concatenate([np.zeros(0, np.float32), *(p[1] for p in parts)]), side)
+
+    @torch.no_grad()
+    def side(self, x: NDArray[np.float32]) -> Side | None:
+        """Side information of rows x, float32 (T, d); None for an SAE that needs none.
+
+        InputError with kind "sequence_norm", for which `normalization.sequence_scales` has to be told the sequences.
+        """
+        if self.normalization == "none":
+            return None
+        if self.normalization == "sequence_norm":
+            raise InputError(
+                f"the SAE {self.name!r} divides rows by the mean norm of their sequence: say which rows are one "
+                "(--seq IDS.npy, or an array of shape (..., position, d))"
+            )
+        parts = [x[start : start + self.batch_rows] for start in range(0, max(len(x), 1), self.batch_rows)]
+        found = [side_of(self.normalization, torch.from_numpy(np.array(part)).to(self.device)) for part in parts]
+        sides = [side for side in found if side is not None]
+        means = [side.mean for side in sides if side.mean is not None]
+        return Side(np.concatenate([side.scale for side in sides]), np.concatenate(means) if means else None)
 
     def _active(self, x: Tensor, scratch: Tensor | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        encoder = self._encoder()
-        index, values = encoder.nonlinearity.active(encoder.preactivations(x, self.b_dec, scratch))
+        index, values = self._encoder().active(x, self.w_dec, self.b_dec, scratch)
         return index.cpu().numpy(), values.cpu().numpy()
 
     @torch.no_grad()
     def magnitudes(self, x: Tensor) -> Tensor:
-        """What each latent's activation would be if it were active, float32 (T, F), of rows x, float32 (T, d)."""
-        encoder = self._encoder()
-        return encoder.nonlinearity.magnitudes(encoder.preactivations(x, self.b_dec))
+        """What each latent's activation would be if it were active, float32 (T, F), of normalized rows x (T, d)."""
+        return self._encoder().magnitudes(x, self.w_dec, self.b_dec)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Feature activations of rows in the units of the SAE's library: (..., d) -> dense float32 (..., F).
 
-        InputError when a row is not finite, or of another width.
+        With normalization "sequence_norm" the second-to-last dimension is a sequence. InputError when a row is not
+        finite, or of another width.
         """
-        x = torch.as_tensor(x)
+        x = torch.as_tensor(self.joined(torch.as_tensor(x)))
         if x.ndim < 1 or x.shape[-1] != self.width:
             raise InputError(
                 f"the SAE {self.name!r} codes rows of {self.width} values, got a tensor of shape {tuple(x.shape)}"
             )
         flat = x.reshape(-1, self.width).to(self.device, torch.float32)
         self.check_rows(flat.cpu().numpy())
-        index, values = self._active(flat)
+        index, values = self._active(normalized(self.normalization, flat, self._dense_side(x)))
         z = torch.zeros(len(flat) * self.n_latents, device=self.device)
         z[torch.from_numpy(index).to(self.device)] = torch.from_numpy(values).to(self.device)
         z = z.reshape(*x.shape[:-1], self.n_latents)
         return z if self._scale is None else z * self._scale
 
+    def joined(self, x: Any) -> Any:
+        """An array or tensor (..., heads, d_head) as (..., d), for an SAE with such rows; any other as it is."""
+        if self.row_dims == 1 or x.ndim < 2 or x.shape[-1] == self.width or math.prod(x.shape[-2:]) != self.width:
+            return x
+        return x.reshape(*x.shape[:-2], self.width)
+
+    def _dense_side(self, x: Tensor) -> Side | None:
+        """Side information of rows (..., d), flattened."""
+        rows = x.detach().reshape(-1, self.width).float().cpu().numpy()
+        if self.normalization != "sequence_norm":
+            return self.side(rows)
+        length = x.shape[-2] if x.ndim > 1 else 1
+        ids = np.arange(len(rows)) // max(length, 1)
+        return Side(sequence_scales(np.linalg.norm(rows, axis=1), ids, self.width))
+
     @property
     def _scale(self) -> Tensor | None:
-        return None if self.encoder is None else self.encoder.nonlinearity.scale
+        return None if self.encoder is None else self.encoder.scale
 
     def check_rows(self, x: NDArray[np.float32], first_row: int = 0) -> None:
         """InputError unless `x` is (T, d), finite and not huge; rows are counted from `first_row` in the message."""
@@ -219,7 +227,7 @@ class SAE:
             f"row {first_row + bad[0]} has a norm above 1.8e19, whose square float32 cannot hold: scale the rows down"
         )
 
-    def _encoder(self) -> Encoder:
+    def _encoder(self) -> AnyEncoder:
         if self.encoder is None:
             raise MissingPieceError(f"encoding needs the whole SAE {self.name!r}; only its decoder is at hand")
         return self.encoder
@@ -234,7 +242,8 @@ class SAE:
 
     @torch.no_grad()
     def rows(self, features: Features) -> Tensor:
-        """x_hat of feature activations, float32 (T, d), as a weighted sum of decoder directions per row."""
+        """x_hat of feature activations, float32 (T, d), as a weighted sum of decoder directions per row, normalization
+        undone."""
         bags = torch.nn.functional.embedding_bag(
             torch.from_numpy(features.latents.astype(np.int64)).to(self.device),
             self.w_dec,
@@ -243,26 +252,38 @@ class SAE:
             per_sample_weights=torch.from_numpy(features.values).to(self.device),
             include_last_offset=True,
         )
-        return bags.add_(self.b_dec)
+        return restored(bags.add_(self.b_dec), features.side)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """x_hat of dense feature activations in the units of `encode`: (..., F) -> float32 (..., d)."""
+    def decode(self, z: Tensor, side: Side | None = None) -> Tensor:
+        """x_hat of dense feature activations in the units of `encode`: (..., F) -> float32 (..., d).
+
+        side: side information of the rows, flattened; InputError when the SAE normalizes rows and it is not given.
+        """
+        if side is None and self.normalization != "none":
+            raise InputError(
+                f"the SAE {self.name!r} normalizes rows ({self.normalization}), so feature activations alone do not "
+                "give them back: use reconstruct(x), or give decode the side information, sae.side(x)"
+            )
         z = z.to(self.device, torch.float32)
         if self._scale is not None:
             z = z / torch.where(self._scale > 0, self._scale, 1)
-        return z @ self.w_dec + self.b_dec
+        y = z @ self.w_dec + self.b_dec
+        return restored(y.reshape(-1, self.width), side).reshape(y.shape)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x_hat of rows, nothing quantized: (..., d) -> float32 (..., d)."""
-        return self.decode(self.encode(x))
+        x = torch.as_tensor(x)
+        rows = self.joined(x)
+        return self.decode(self.encode(rows), self._dense_side(rows)).reshape(x.shape)
 
     # -- identity ------------------------------------------------------------------------------------------------------
 
     @cached_property
     def decoder_id(self) -> str:
-        """sha256 over what decoding needs: W_dec and b_dec as little-endian float32 (docs/format.md, "Identity")."""
-        return content_hash({"kind": "decoder"}, self.decoder_tensors())
+        """sha256 over what decoding needs: W_dec and b_dec as little-endian float32, and how rows are normalized
+        (docs/format.md, "Identity")."""
+        return content_hash({"kind": "decoder"} | self.decoder_config(), self.decoder_tensors())
 
     @cached_property
     def sae_id(self) -> str | None:
@@ -271,13 +292,15 @@ class SAE:
             return None
         return content_hash({"kind": "sae"} | self.config(), self.tensors())
 
+    def decoder_config(self) -> dict[str, Any]:
+        """What makes the canonical decoder beside its tensors: the normalization, where there is one."""
+        return {} if self.normalization == "none" else {"normalization": self.normalization}
+
     def config(self) -> dict[str, Any]:
         """What makes the canonical form beside its tensors; `from_tensors` takes it."""
-        out: dict[str, Any] = {"architecture": self.architecture}
+        out: dict[str, Any] = {"architecture": self.architecture} | self.decoder_config()
         if self.encoder is not None:
-            out["nonlinearity"] = self.encoder.nonlinearity.config()
-            out["apply_b_dec_to_input"] = self.encoder.apply_b_dec_to_input
-            out["dtype"] = str(self.encoder.w_enc.dtype).removeprefix("torch.")
+            out |= self.encoder.config() | ({} if self.row_dims == 1 else {"row_dims": self.row_dims})
         return out
 
     def decoder_tensors(self) -> dict[str, NDArray[np.float32]]:
@@ -294,19 +317,18 @@ class SAE:
         held = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in tensors.items()}
         if not {"w_dec", "b_dec"} <= held.keys():
             raise CheckpointError(f"{name}: tensors w_dec and b_dec are needed, found {sorted(held)}")
-        encoder = None
-        if "w_enc" in held:
-            if "nonlinearity" not in config or "b_enc" not in held:
-                raise CheckpointError(f"{name}: an encoder needs b_enc and a nonlinearity")
-            nonlinearity = Nonlinearity.from_config(config["nonlinearity"], held)
-            dtypes = {"float32": torch.float32, **_HALF}
-            dtype, subtract = dtypes.get(str(config.get("dtype"))), config.get("apply_b_dec_to_input")
-            if dtype is None or not isinstance(subtract, bool):
-                raise CheckpointError(
-                    f"{name}: an encoder needs a dtype ({', '.join(dtypes)}) and apply_b_dec_to_input"
-                )
-            encoder = Encoder(held["w_enc"].to(dtype), held["b_enc"].to(dtype), nonlinearity, subtract)
-        return cls(held["w_dec"], held["b_dec"], encoder, str(config.get("architecture", "unknown")), name)
+        encoder = encoder_of(config, held, name)
+        architecture, normalization = str(config.get("architecture", "unknown")), config.get("normalization", "none")
+        row_dims = 2 if config.get("row_dims") == 2 else 1
+        return cls(
+            held["w_dec"],
+            held["b_dec"],
+            encoder,
+            architecture,
+            name,
+            normalization=str(normalization),
+            row_dims=row_dims,
+        )
 
 
 def available(device: str | torch.device) -> torch.device:

@@ -7,7 +7,7 @@ chosen among the latents that the SAE's encoder finds likeliest. Both round in c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -58,6 +58,7 @@ class Search:
 
     def __init__(self, sae: SAE, mode: Mode, active: float = 0.0) -> None:
         self.sae, self.mode, self.active = sae, mode, active
+        self._plain = replace(sae, normalization="none")
         self._dictionary = Dictionary(sae)
         wanted = max(_MIN_CANDIDATES, 32 * math.ceil(_CANDIDATES_PER_ACTIVE * active / 32))
         self.n_candidates = min(wanted, sae.n_latents)
@@ -68,8 +69,9 @@ class Search:
     ) -> Found:
         """The codes of rows.
 
-        x: float32 (T, d); errors name rows from `first_row` on. quantizer, costs: those that the codes will be coded
-        and read with. slope: squared error that a bit may cost, in squared steps; 0 searches for error alone.
+        x: float32 (T, d), normalized (`side.targets`); errors name rows from `first_row` on. quantizer, costs: those
+        that the codes will be coded and read with. slope: squared error that a bit may cost, in squared steps; 0
+        searches for error alone.
         """
         self.sae.check_rows(x, first_row)
         tables = _Tables(quantizer, costs, slope, self.sae.device)
@@ -95,7 +97,7 @@ class Search:
 
     def _refit(self, x: NDArray[np.float32], tables: _Tables) -> Found:
         """Rows with about equally many active latents go together, so that little is computed on padding."""
-        features = self.sae.features(x)
+        features = self._plain.features(x)
         counts = np.diff(features.indptr)
         order = np.argsort(counts, kind="stable")
         batch = self._dictionary.batch_rows(max(int(counts.max()), 1))

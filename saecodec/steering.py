@@ -32,6 +32,7 @@ from saecodec.residual import MAX_CELLS
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
 from saecodec.sequences import Chunking
+from saecodec.side import SideQuantizer, SideStatistics, scales_of, side_at, side_columns
 from saecodec.solver import TOLERANCE
 from saecodec.store import Store, Stores
 
@@ -94,6 +95,8 @@ class Steering:
         self._rows, self._stores, self._progress = rows, stores, progress
         self._chunking, self._overhead = chunking, overhead
         self._features: Store[Features] | None = None
+        self._side: SideQuantizer | None = None
+        self._scales = scales_of(sae, rows(), chunking.ids)
         self._fit_context: ContextFitter | None = None
 
     def fit(self, *, verify: bool = True, recode: bool = False) -> Coded:
@@ -104,8 +107,8 @@ class Steering:
         """
         goal = self.goal
         if goal.plain or (goal.target is None and not self.n_rows):
-            codes = self._stores.codes(self.sae.n_latents)
-            codec = fit_features(self.sae, self.features(), goal.step, codes)
+            codes, features = self._code_store(), self.features()
+            codec = fit_features(self.sae, features, goal.step, codes, self._side)
             return self._with_prior(Coded(codec, codes, None, self._chunking))
         trials = self._trials()
         if goal.target is None:
@@ -141,9 +144,16 @@ class Steering:
         """The feature activations of all rows; the SAE runs once."""
         if self._features is None:
             self._features = self._stores.features()
+            statistics = SideStatistics(self.sae)
             for first, x in self._numbered("SAE"):
-                self._features.append(self.sae.features(x, first))
+                features = self.sae.features(x, first, side_at(self._scales, first, len(x)))
+                statistics.add(x, features)
+                self._features.append(features)
+            self._side = statistics.quantizer()
         return self._features
+
+    def _code_store(self) -> Store[Codes]:
+        return self._stores.codes(self.sae.n_latents, side_columns(self.sae.normalization))
 
     def _numbered(self, stage: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         first = 0
@@ -154,9 +164,15 @@ class Steering:
 
     def _trials(self) -> Trials:
         sample = draw_sample(self._checked, self.n_rows)
+        if self._scales is not None:
+            scales = self._scales[:, None]
+            cut = lambda: (scales[a:b] for a, b in self._chunking.spans())  # noqa: E731
+            sample = replace(sample, scales=draw_sample(cut, self.n_rows).x[:, 0])
         shared = max(self.n_rows, 1)
         chunk_rows = self._chunking.chunk_rows
-        return Trials(self.sae, sample, self.goal.search, chunk_rows, lambda c: self._overhead(c) / shared)
+        target = self.goal.target
+        nmse = target.value if target is not None and target.kind == "nmse" else None
+        return Trials(self.sae, sample, self.goal.search, chunk_rows, lambda c: self._overhead(c) / shared, nmse)
 
     def _checked(self) -> Iterator[NDArray[np.float32]]:
         for first, x in self._numbered("sample"):
@@ -164,11 +180,12 @@ class Steering:
             yield x
 
     def _fit_at(self, trials: Trials, point: Point, start: Codec) -> Coded:
-        codes = self._stores.codes(self.sae.n_latents)
+        codes = self._code_store()
         if trials.search is None:
-            codec = fit_features(self.sae, self.features(), Step(point.step, False), codes)
+            codec = fit_features(self.sae, self.features(), Step(point.step, False), codes, trials.side)
         else:
-            codec = fit_searched(trials.search, lambda: (x for _, x in self._numbered("search")), start, point, codes)
+            rows_again: Rows = lambda: (x for _, x in self._numbered("search"))  # noqa: E731
+            codec = fit_searched(trials.search, rows_again, start, point, codes, self._scales)
         if point.residual_step is None:
             return Coded(codec, codes, None, self._chunking)
         levels = self._stores.levels()
@@ -184,8 +201,8 @@ class Steering:
         return replace(coded, codec=self._fit_context(coded.codec, coded.labelled))
 
     def _code_at(self, codec: Codec, slope: float, active: float | None) -> Coded:
-        coder = RowCoder(codec, self.goal.search, slope, active)
-        codes, levels = self._stores.codes(self.sae.n_latents), self._stores.levels()
+        coder = RowCoder(codec, self.goal.search, slope, active, self._scales)
+        codes, levels = self._code_store(), self._stores.levels()
         for first, x in self._numbered("code"):
             layers = coder(x, first)
             codes.append(layers.codes)

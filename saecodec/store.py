@@ -30,8 +30,8 @@ class Stores(Protocol):
     def features(self) -> Store[Features]:
         """For feature activations."""
 
-    def codes(self, n_latents: int) -> Store[Codes]:
-        """For codes."""
+    def codes(self, n_latents: int, columns: tuple[str, ...] = ()) -> Store[Codes]:
+        """For codes with these columns."""
 
     def levels(self) -> Store[NDArray[np.int32]]:
         """For residual levels."""
@@ -47,7 +47,7 @@ class MemoryStores:
         """A list."""
         return []
 
-    def codes(self, n_latents: int) -> Store[Codes]:
+    def codes(self, n_latents: int, columns: tuple[str, ...] = ()) -> Store[Codes]:
         """A list."""
         return []
 

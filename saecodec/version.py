@@ -10,14 +10,15 @@ from saecodec.frames import field
 MAJOR_VERSION: Final = 1
 RESIDUAL: Final = "layer:residual"
 LATENTS: Final = "content:latents"
+SIDE: Final = "side:rows"
 _PRIOR: Final = "prior:"
-FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2, LATENTS: 4}
+FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2, SIDE: 3, LATENTS: 4}
 """The minor version that each feature came with."""
 
 
-def required(prior: str, *, residual: bool) -> list[str]:
-    """What a reader must know of a codec: its prior, and the residual layer where it has one."""
-    return [_PRIOR + prior, *([RESIDUAL] if residual else [])]
+def required(prior: str, *, residual: bool, side: bool = False) -> list[str]:
+    """What a reader must know of a codec: its prior, the residual layer and side information where it has them."""
+    return [_PRIOR + prior, *([RESIDUAL] if residual else []), *([SIDE] if side else [])]
 
 
 def versioned(requires: list[str]) -> dict[str, Any]:

@@ -715,7 +715,9 @@ def check_latents(header: dict[str, Any]) -> None:
     kind, base = values.get("kind"), field(values, "base", int)
     need(kind in ("step", "float16", "bfloat16"), "the kind of values is known")
     need(base == 0 if kind == "step" else -1 <= base <= 0x7FFE, "base is 0, or of exact values -1 to 0x7ffe")
-    need(header["embed"] == "tables" and RESIDUAL not in header["requires"], "latents have tables, and no other layer")
+    need(header["embed"] == "tables", "latents have tables")
+    need(not {RESIDUAL, "side:rows"} & set(header["requires"]), "latents have no other layer")
+    need("row_shape" not in header, "a row of latents has one dimension")
     need(header["decoder_id"] == bytes(32), "latents have no decoder")
 
 

@@ -286,13 +286,13 @@ def test_a_codec_is_not_rows_and_rows_are_no_codec(codec: Codec, x: NDArray[np.f
 @pytest.mark.parametrize("kept", [(), (0,), (1,), (1, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0, 1)])
 def test_a_codec_is_its_two_frames_in_order_or_refused(codec: Codec, kept: tuple[int, ...]) -> None:
     data = b"".join(parts(codec)[i] for i in kept)
-    with pytest.raises(FormatError, match="my codec: a codec is a frame CHED and a frame TABL, found"):
+    with pytest.raises(FormatError, match=r"my codec: a codec .*is (a frame CHED|frames ).*, found"):
         Codec.from_bytes(data, "my codec")
 
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_an_ancillary_frame_does_not_stand_for_a_missing_one(codec: Codec, kept: int) -> None:
-    with pytest.raises(FormatError, match="my codec: a codec is a frame CHED and a frame TABL, found"):
+    with pytest.raises(FormatError, match=r"my codec: a codec .*is (a frame CHED|frames ).*, found"):
         Codec.from_bytes(parts(codec)[kept] + frame("XTRA", b"", critical=False), "my codec")
 
 

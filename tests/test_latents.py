@@ -201,16 +201,19 @@ def test_the_parts_of_a_chunk_add_up(fit_prior: FitPrior, bursty_codes: BurstyCo
     codec = fit_prior([codes])
     chunk, bare = codec.pack(codes), codec.pack(made)
     sizes, bare_sizes = codec.chunk_bytes(chunk), codec.chunk_bytes(bare)
-    assert sizes.support + sizes.levels + sizes.columns + sizes.head == len(chunk)
+    columns = sum(sizes.columns.values())
+    assert sizes.support + sizes.levels + columns + sizes.head == len(chunk)
     assert (sizes.support, sizes.levels, sizes.head) == (bare_sizes.support, bare_sizes.levels, bare_sizes.head)
-    assert sizes.columns == len(chunk) - len(bare) > bare_sizes.columns == 0
+    assert columns == len(chunk) - len(bare) > 0 == len(bare_sizes.columns)
+    assert set(sizes.columns) == {"seq", "noise"}
+    assert 300 < sizes.columns["noise"] < 600 > 10 * sizes.columns["seq"] > 0
 
 
 def test_sequence_ids_that_rise_slowly_take_next_to_nothing(fit_prior: FitPrior) -> None:
     ids = 1_000_000 + np.arange(4096) // 128
     codes = Codes.from_dense(np.zeros((4096, 2), int), {"seq": ids})
     codec = fit_prior([codes])
-    assert codec.chunk_bytes(codec.pack(codes)).columns < 200
+    assert codec.chunk_bytes(codec.pack(codes)).columns["seq"] < 200
 
 
 # -- what cannot be packed ---------------------------------------------------------------------------------------------

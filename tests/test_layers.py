@@ -154,9 +154,9 @@ def test_a_codec_file_must_hold_the_layer_that_it_requires(codec: Codec, plain: 
     head, tables, layer = split(codec.to_bytes())
     assert [head[0], tables[0], layer[0]] == ["CHED", "TABL", "RTAB"]
     for parts in ([head, tables], [head, layer, tables], [head, tables, layer, layer], [head, layer]):
-        with pytest.raises(FormatError, match="as it requires one a frame RTAB"):
+        with pytest.raises(FormatError, match=r"is frames .*RTAB"):
             Codec.from_bytes(join(parts))
-    with pytest.raises(FormatError, match="a codec is a frame CHED and a frame TABL, found"):
+    with pytest.raises(FormatError, match=r"a codec .*is (a frame CHED|frames ).*, found"):
         Codec.from_bytes(plain.to_bytes() + join([layer]))
 
 
@@ -223,5 +223,5 @@ def test_damage_is_an_error_of_this_package(codec: Codec, x: Rows, data: st.Data
 def test_a_header_that_says_nothing_of_the_layer_is_refused(codec: Codec) -> None:
     (_, critical, payload), *rest = split(codec.to_bytes())
     record = unpack_record(payload, "test") | {"requires": ["prior:factorized"]}
-    with pytest.raises(FormatError, match="a codec is a frame CHED and a frame TABL, found"):
+    with pytest.raises(FormatError, match=r"a codec .*is (a frame CHED|frames ).*, found"):
         Codec.from_bytes(join([("CHED", critical, pack_record(record)), *rest]))

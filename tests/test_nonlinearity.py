@@ -121,7 +121,7 @@ def test_topk_of_any_shape(n: int, f: int, k: int, seed: int) -> None:
 
 @pytest.mark.parametrize("kind", ["batchtopk", None, 3])
 def test_an_unknown_kind_is_refused_by_name(kind: Any) -> None:
-    with pytest.raises(UnsupportedError, match=f"{kind!r}.*relu, jumprelu, topk, gated"):
+    with pytest.raises(UnsupportedError, match=f"{kind!r}.*relu, .*jumprelu, topk, .*gated"):
         Nonlinearity.from_config({"kind": kind}, {})
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import saecodec.dictionary
 from saecodec.codec import Codec
@@ -18,7 +16,7 @@ from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.distortion import Distortion
 from saecodec.errors import InputError
-from saecodec.nonlinearity import Nonlinearity, TopK
+from saecodec.nonlinearity import Nonlinearity, SignedTopK, TopK
 from saecodec.sae import SAE, Encoder
 from saecodec.search import Found, Mode, Search
 
@@ -26,18 +24,6 @@ MakeSAE = Callable[..., SAE]
 Rows = NDArray[np.float32]
 ExactRows = Callable[..., Rows]
 RealData = tuple[SAE, NDArray[np.float16]]
-
-
-@dataclass(frozen=True, eq=False)
-class Identity(Nonlinearity):
-    """z = h, whatever its sign."""
-
-    kind = "identity"
-    signed = True
-
-    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        flat = h.reshape(-1)
-        return torch.arange(len(flat)), flat.clone()
 
 
 def normal_sae(n_latents: int, width: int, nonlinearity: Nonlinearity, seed: int = 0) -> SAE:
@@ -96,7 +82,7 @@ def test_at_no_price_a_search_errs_less_for_every_architecture(
 
 @modes
 def test_an_sae_with_signs_gets_levels_of_both(mode: Mode) -> None:
-    sae, x = normal_sae(30, 16, Identity()), normal_rows(100, 16)
+    sae, x = normal_sae(30, 16, SignedTopK(30)), normal_rows(100, 16)
     codec = Codec.fit(sae, x, 0.5)
     codes = found(codec, x, mode, 0.01).codes.check()
     assert codes.levels.min() < 0 < codes.levels.max()

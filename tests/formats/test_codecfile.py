@@ -168,7 +168,7 @@ def test_a_codec_is_its_head_and_its_tables(
 ) -> None:
     parts = take_apart(path.read_bytes())
     path.write_bytes(put_together(MAGIC, [*(parts[i] for i in kept), *note]))
-    with pytest.raises(FormatError, match="a codec is a frame CHED and a frame TABL"):
+    with pytest.raises(FormatError, match=r"a codec is a frame CHED|is frames .*, found"):
         load_codec(path)
 
 

@@ -584,6 +584,8 @@ def test_a_file_of_latents_is_no_file_of_rows_and_says_so(cache, tmp_path, sae):
         {"decoder_id": bytes(31) + b"\1"},
         {"embed": "none"},
         {"requires": ["prior:factorized", LATENTS, "layer:residual"]},
+        {"requires": ["prior:factorized", LATENTS, "side:rows"]},
+        {"row_shape": [3, 100]},
         {"width": F + 1},
     ],
     ids=str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -541,8 +542,8 @@ def test_a_width_other_than_the_saes_is_refused(with_header: Callable[..., Path]
 
 def test_the_header_is_its_own_inverse() -> None:
     about = {"name": "n", "source": "s", "architecture": "a", "n_latents": 3}
-    for residual in (False, True):
-        facts = ("ab" * 32, "cd" * 32, about, 0.5, "factorized", "me", residual, {"a": "b"})
+    for residual, side in product((False, True), repeat=2):
+        facts = ("ab" * 32, "cd" * 32, about, 0.5, "factorized", "me", residual, side, {"a": "b"})
         header = Header(8, "bfloat16", 7, "none", *facts)
         assert Header.from_bytes(header.to_bytes(), "test") == header
 
