@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results rd context clean
+.PHONY: help demo test lint results rd context latents clean
 
 help:
 	@echo "make demo      compress the bundled activations and show rate and distortion"
@@ -15,6 +15,7 @@ help:
 	@echo "make results   measure again what docs/results.md reports (DATA=folder)"
 	@echo "make rd        measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
 	@echo "make context   measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
+	@echo "make latents   measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
 	@echo "make clean     remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.
@@ -51,6 +52,9 @@ rd: $(STAMP)
 
 context: $(STAMP)
 	$(BIN)/python docs/make_context.py $(DATA)
+
+latents: $(STAMP)
+	$(BIN)/python docs/make_latents.py $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

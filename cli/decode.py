@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from saecodec.cli.latents import decode_stored, refuse_options
 from saecodec.cli.options import RowRange, codec_option, device_option, force_option, sae_option
 
 
@@ -12,7 +13,17 @@ from saecodec.cli.options import RowRange, codec_option, device_option, force_op
 @sae_option
 @codec_option
 @click.option(
-    "-o", "--output", required=True, metavar="OUT", help="Array file to write: .npy, .npz, .safetensors, .pt."
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    help="Array file to write: .npy, .npz, .safetensors, .pt. With --latents .npz, .pt, or a folder.",
+)
+@click.option(
+    "--latents",
+    is_flag=True,
+    help="Write feature activations: a scipy CSR .npz, a torch sparse .pt, or the folder of a delphi cache. Of a file "
+    "made with encode --latents no SAE is needed.",
 )
 @click.option(
     "--rows", type=RowRange(), help="Only these flattened rows (gives a 2-D array); -100: is the last hundred."
@@ -30,6 +41,7 @@ def decode(
     sae: str | None,
     codec: str | None,
     output: str,
+    latents: bool,
     rows: tuple[int | None, int | None] | None,
     dtype: str | None,
     base_only: bool,
@@ -43,6 +55,9 @@ def decode(
       saecodec decode acts.saec -s path/to/sae -o acts_hat.npy
       saecodec decode acts.saec -s path/to/sae --rows 1000:2000 -o part.npy
       saecodec decode selfcontained.saec -o acts_hat.npy
+      saecodec decode --latents latents.saec -o delphi_cache/model.layers.3
+      saecodec decode --latents latents.saec --rows :1000 --dtype float32 -o z.npz
+      saecodec decode --latents acts.saec -s path/to/sae -o z.npz
     """
     from saecodec.cli.options import load_pieces, row_range
     from saecodec.cli.progress import progress_bar
@@ -51,8 +66,13 @@ def decode(
     from saecodec.formats.decoding import decode_file
     from saecodec.formats.saec import open_saec
 
+    if latents:
+        refuse_options({"--base-only": base_only}, "feature activations are of the base layer anyway: leave it out")
+        decode_stored(input, output, sae=sae, codec=codec, rows=rows, dtype=dtype, device=device, force=force)
+        return
     check_output_path(output, force=force)
     with open_saec(input) as probe:
+        probe.check_rows()
         resolve_output_format(output, dtype or probe.dtype)
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)

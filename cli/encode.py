@@ -6,6 +6,7 @@ import json
 
 import click
 
+from saecodec.cli.latents import encode_stored, latents_option, n_latents_option, refuse_options
 from saecodec.cli.options import (
     chunk_rows_option,
     codec_option,
@@ -26,6 +27,8 @@ from saecodec.cli.options import (
 @codec_option
 @click.option("-o", "--output", required=True, metavar="OUT.saec", help="File to write.")
 @goal_options
+@latents_option
+@n_latents_option
 @seq_option
 @chunk_rows_option
 @embed_option
@@ -44,6 +47,8 @@ def encode(
     step: str | None,
     search: str | None,
     residual: bool,
+    latents: bool,
+    n_latents: int | None,
     seq: str | None,
     chunk_rows: int,
     embed: str | None,
@@ -65,6 +70,8 @@ def encode(
       saecodec encode acts.npy -s path/to/sae --embed decoder -o acts.saec
       saecodec encode acts.npy -s path/to/sae --nmse 0.15 -o acts.saec
       saecodec encode acts.npy -s path/to/sae --bits 500 --residual -o acts.saec
+      saecodec encode --latents delphi_cache/model.layers.3 --step 0 -o latents.saec
+      saecodec encode --latents z.npz -o latents.saec
     """
     from saecodec.cli.options import check_output_name, file_bytes, goal, load_ids, load_pieces, rows_of
     from saecodec.cli.progress import progress_bar
@@ -76,6 +83,25 @@ def encode(
 
     if not all("=" in pair for pair in note):
         raise click.UsageError("--note takes KEY=VALUE")
+    if latents:
+        refuse_options(
+            {"-s": sae, "-c": codec, "--nmse": nmse, "--bits": bits, "--search": search, "--residual": residual}
+            | {"--seq": seq, "--embed": None if embed == "tables" else embed},
+            "feature activations are coded without an SAE, at a step, with the tables in the file",
+        )
+        encode_stored(
+            input,
+            output,
+            step=step,
+            n_latents=n_latents,
+            key=key,
+            chunk_rows=chunk_rows,
+            note=note,
+            force=force,
+            as_json=as_json,
+        )
+        return
+    refuse_options({"--n-latents": n_latents}, "is for --latents")
     wanted = goal(nmse, bits, step, search, residual)
     check_output_name(output, ".saec")
     check_output_path(output, force=force)

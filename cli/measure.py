@@ -6,6 +6,7 @@ import json
 
 import click
 
+from saecodec.cli.latents import latents_option, measure_stored, n_latents_option, refuse_options
 from saecodec.cli.options import (
     chunk_rows_option,
     codec_option,
@@ -24,6 +25,8 @@ from saecodec.cli.options import (
 @sae_option
 @codec_option
 @goal_options
+@latents_option
+@n_latents_option
 @seq_option
 @chunk_rows_option
 @embed_option
@@ -39,6 +42,8 @@ def measure(
     step: str | None,
     search: str | None,
     residual: bool,
+    latents: bool,
+    n_latents: int | None,
     seq: str | None,
     chunk_rows: int,
     embed: str | None,
@@ -58,6 +63,7 @@ def measure(
       saecodec measure acts.npy -s path/to/sae --step 0.8rms
       saecodec measure acts.npy -s path/to/sae --nmse 0.15
       saecodec measure acts.npy -s path/to/sae --nmse 0.05 --residual
+      saecodec measure --latents delphi_cache/model.layers.3 --step 0
     """
     from saecodec.cli.options import file_bytes, goal, load_ids, load_pieces, rows_of
     from saecodec.cli.progress import progress_bar
@@ -65,6 +71,15 @@ def measure(
     from saecodec.formats.arrays import open_array
     from saecodec.formats.measuring import measure_array
 
+    if latents:
+        refuse_options(
+            {"-s": sae, "-c": codec, "--nmse": nmse, "--bits": bits, "--search": search, "--residual": residual}
+            | {"--seq": seq, "--embed": None if embed == "tables" else embed},
+            "feature activations are coded without an SAE, at a step, with the tables in the file",
+        )
+        measure_stored(input, step=step, n_latents=n_latents, key=key, chunk_rows=chunk_rows, as_json=as_json)
+        return
+    refuse_options({"--n-latents": n_latents}, "is for --latents")
     wanted = goal(nmse, bits, step, search, residual)
     source = open_array(input, key)
     model, fitted = load_pieces(sae, codec, device)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from saecodec.rate_control import Target
 
 TARGET_TOLERANCE: Final = 0.01
-_PARTS = {
+PARTS = {
     "support": "support: which latents fire",
     "levels": "levels: how strongly",
     "side": "side information: scales and means",
@@ -79,7 +79,7 @@ def measure_text(report: dict[str, Any], name: str) -> str:
         distortion.insert(1, ("NMSE of the base layer alone", number(report["base_nmse"], 4)))
         distortion.append(("step of the residual layer", f"{report['residual_step']:.6g}"))
     split = [
-        (_PARTS[part], number(bits)) for part, bits in report["bits"].items() if bits or part in ("support", "levels")
+        (PARTS[part], number(bits)) for part, bits in report["bits"].items() if bits or part in ("support", "levels")
     ]
     estimates, bits = report["estimates"], report["bits_per_row"]
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from saecodec.cli.options import codec_option, device_option, json_option, key_option, sae_option
+
+if TYPE_CHECKING:
+    from saecodec.formats.array_source import ArraySource
+    from saecodec.formats.latent_source import LatentSource
 
 
 @click.command(short_help="Check a .saec file, and compare it with its input.")
 @click.argument("input", metavar="IN.saec")
 @sae_option
 @codec_option
-@click.option("--against", metavar="INPUT", help="The array it was made from: report the distortion.")
+@click.option("--against", metavar="INPUT", help="What it was made from: report the distortion.")
 @click.option("--checksums", is_flag=True, help="Checksums and structure only; needs neither SAE nor codec.")
 @key_option
 @device_option
@@ -33,6 +38,7 @@ def verify(
     \b
     Examples:
       saecodec verify acts.saec -s path/to/sae --against acts.npy
+      saecodec verify latents.saec --against delphi_cache/model.layers.3
       saecodec verify acts.saec --checksums
     """
     from saecodec.cli.options import load_pieces
@@ -40,19 +46,26 @@ def verify(
     from saecodec.cli.render import count, number
     from saecodec.formats.arrays import open_array
     from saecodec.formats.decoding import verify_file
+    from saecodec.formats.latent_source import open_latents
+    from saecodec.formats.measuring_latents import LatentDistortion
     from saecodec.formats.saec import open_saec
 
     if checksums and (against or sae or codec):
         raise click.UsageError("--checksums decodes nothing: leave out --against, -s and -c")
-    source = open_array(against, key) if against else None
+    with open_saec(input) as probe:
+        latents = probe.holds_latents
+    source: ArraySource | LatentSource | None = None
+    if against:
+        source = open_latents(against, probe.header.width, key) if latents else open_array(against, key)
     model, fitted = (None, None) if checksums else load_pieces(sae, codec, device)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
         result = verify_file(file, against=source, decode=not checksums, progress=progress)
     report = {"file": input, "ok": True, "frames": result.frames, "chunks": result.chunks, "rows": result.rows}
     report["decoded"] = "nothing" if checksums else result.decoded
     if result.distortion is not None:
-        report |= {"nmse": result.distortion.nmse, "cosine": result.distortion.cosine}
-        report |= {"max_error": result.distortion.max_error}
+        found = result.distortion
+        more = {"bit_equal": found.equal} if isinstance(found, LatentDistortion) else {"cosine": found.cosine}
+        report |= {"nmse": found.nmse, **more, "max_error": found.max_error}
     if as_json:
         click.echo(json.dumps(report))
         return
@@ -65,7 +78,8 @@ def verify(
     )
     if result.distortion is not None:
         found = result.distortion
-        click.echo(
-            f"  against {against}: NMSE {number(found.nmse, 4)}, mean cosine {number(found.cosine, 4)}, "
-            f"largest error {found.max_error:.4g}"
-        )
+        if isinstance(found, LatentDistortion):
+            how = "equal bit by bit" if found.equal else "not equal bit by bit"
+        else:
+            how = f"mean cosine {number(found.cosine, 4)}"
+        click.echo(f"  against {against}: NMSE {number(found.nmse, 4)}, {how}, largest error {found.max_error:.4g}")

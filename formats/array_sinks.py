@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,13 +21,12 @@ import numpy.typing as npt
 from saecodec.errors import OutputError
 from saecodec.formats.array_source import ITEM_BYTES, FloatRows
 from saecodec.formats.atomic import atomic_output
+from saecodec.stored_floats import STORED, narrowed
 
 _Store = Callable[[npt.NDArray[Any]], object]
 """Appends rows that have the dtype of the file already (bfloat16 as its bits, uint16)."""
 
-_STORED = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
 _SAFETENSORS_CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
-_LARGEST_FINITE = {"float16": np.float32(65504), "bfloat16": np.float32(3.3895313892515355e38)}
 _HOLD_BFLOAT16 = (".safetensors", ".pt", ".pth")
 
 
@@ -68,7 +66,7 @@ class ArraySink:
                 f"{self.path}: got row {self.rows_written + len(rows)}; the shape {self.shape} has {self.n_rows} rows"
             )
         if len(rows):
-            self._store(_narrow(rows, self.dtype))
+            self._store(narrowed(rows, self.dtype))
         self.rows_written += len(rows)
 
     def finish(self) -> None:
@@ -125,37 +123,8 @@ def resolve_output_format(path: str | os.PathLike[str], dtype: str) -> str:
     return extension
 
 
-def float32_to_bfloat16(values: FloatRows) -> npt.NDArray[np.uint16]:
-    """The bits of the nearest bfloat16, ties to even; NaN stays NaN, and what is beyond the range becomes infinite.
-
-    bfloat16 is the upper half of a float32, so adding half of a unit in the last place and cutting off rounds.
-    """
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    upper = bits >> np.uint32(16)
-    rounded = (bits + np.uint32(0x7FFF) + (upper & np.uint32(1))) >> np.uint32(16)
-    # Rounding could carry a NaN into an infinity, and cutting off could clear its mantissa: set its quiet bit instead.
-    nearest: npt.NDArray[np.uint32] = np.where(np.isnan(values), upper | np.uint32(0x0040), rounded)
-    return nearest.astype(np.uint16)
-
-
-def _narrow(rows: FloatRows, dtype: str) -> npt.NDArray[Any]:
-    """The rows as the file stores them: C-contiguous, little-endian, finite where they were finite."""
-    if dtype in _LARGEST_FINITE:
-        largest = _LARGEST_FINITE[dtype]
-        if (np.abs(rows) > largest).any():
-            rows = np.where(np.isinf(rows), rows, np.clip(rows, -largest, largest))
-    if dtype == "bfloat16":
-        return float32_to_bfloat16(rows).astype(_STORED[dtype], copy=False)
-    if dtype == "float16" and "torch" in sys.modules:
-        import torch  # see `to_float32`
-
-        half: npt.NDArray[Any] = torch.from_numpy(np.ascontiguousarray(rows)).to(torch.float16).numpy()
-        return half.astype(_STORED[dtype], copy=False)
-    return rows.astype(_STORED[dtype], order="C", copy=False)
-
-
 def _write_npy_header(file: Any, shape: tuple[int, ...], dtype: str) -> None:
-    npy_format.write_array_header_1_0(file, {"descr": _STORED[dtype], "fortran_order": False, "shape": shape})
+    npy_format.write_array_header_1_0(file, {"descr": STORED[dtype], "fortran_order": False, "shape": shape})
 
 
 @contextmanager
@@ -186,7 +155,7 @@ def _safetensors(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -
 def _torch(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -> Iterator[_Store]:
     import torch  # half a second: only for who writes a .pt file
 
-    values = np.empty((math.prod(shape[:-1]), shape[-1]), _STORED[dtype])
+    values = np.empty((math.prod(shape[:-1]), shape[-1]), STORED[dtype])
     filled = 0
 
     def store(rows: npt.NDArray[Any]) -> None:

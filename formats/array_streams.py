@@ -35,7 +35,7 @@ class StreamedArray(ArraySource):
         with reading_file(self.path), self._opener() as stream:
             for start, stop in spans:
                 block = np.empty((stop - start, self.width), self._stored)
-                _fill(stream, block)
+                fill(stream, block)
                 yield to_float32(block, copy=False)
 
 
@@ -79,7 +79,7 @@ def spooled(opener: Opener) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _fill(stream: IO[bytes], block: npt.NDArray[Any]) -> None:
+def fill(stream: IO[bytes], block: npt.NDArray[Any]) -> None:
     """Read all bytes of a C-contiguous block; raises EOFError if the stream ends before."""
     target = block.reshape(-1).view(np.uint8).data
     while target:

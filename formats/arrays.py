@@ -12,7 +12,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.lib.format as npy_format
@@ -38,6 +38,9 @@ from saecodec.formats.array_streams import (
     reading_file,
     spooled,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["ArraySource", "FloatRows", "MemoryArray", "open_array"]
 
@@ -92,7 +95,9 @@ class _TorchArray(ArraySource):
             seen += (stop - start) * self.width * array.itemsize
 
 
-class _NpyHeader(NamedTuple):
+class NpyHeader(NamedTuple):
+    """What an `.npy` says of its array."""
+
     shape: tuple[int, ...]
     fortran: bool
     stored: np.dtype[Any]
@@ -126,17 +131,22 @@ def _open_npz(path: str, key: str | None) -> ArraySource:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}
 
-        def header_of(name: str) -> _NpyHeader:
-            info = members[name]
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-                raise InputError(f"{path}: {name!r} is encrypted or unusually compressed; save it again with np.savez")
-            with archive.open(info) as member:
-                return _parse_npy(member.read(_LONGEST_NPY_HEADER), f"{path}[{name!r}]")
+        def header_of(name: str) -> NpyHeader:
+            return npz_header(archive, path, name)
 
         name = _choose(path, list(members), key, lambda name: str(header_of(name)))
         header, info = header_of(name), members[name]
     opener = partial(opened_member, path, info.filename, header.end)
     return header.source(path, info.file_size, opener, partial(spooled, opener))
+
+
+def npz_header(archive: zipfile.ZipFile, path: str, name: str) -> NpyHeader:
+    """The header of an array of an `.npz`; InputError when it cannot be read."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+        raise InputError(f"{path}: {name!r} is encrypted or unusually compressed; save it again with np.savez")
+    with archive.open(info) as member:
+        return _parse_npy(member.read(_LONGEST_NPY_HEADER), f"{path}[{name!r}]")
 
 
 def _open_safetensors(path: str, key: str | None) -> ArraySource:
@@ -171,8 +181,8 @@ def _open_safetensors(path: str, key: str | None) -> ArraySource:
     return array
 
 
-def _load_torch(path: str, key: str | None) -> tuple[npt.NDArray[Any], str, bool]:
-    """A tensor of a `.pt` file as an array (bfloat16 as its bits, uint16), its dtype, and whether it is mapped."""
+def load_torch_tensor(path: str, key: str | None) -> tuple[torch.Tensor, bool]:
+    """The tensor of a `.pt` file, alone or in a dict, of any dtype and layout, and whether it is mapped."""
     import torch  # half a second: only for who has a .pt file
 
     mapped = True
@@ -193,11 +203,21 @@ def _load_torch(path: str, key: str | None) -> tuple[npt.NDArray[Any], str, bool
         _refuse_key(path, key)
     if not isinstance(loaded, torch.Tensor):
         raise InputError(f"{path}: holds a {type(loaded).__name__}; expected a tensor or a dict of tensors")
+    return loaded, mapped
+
+
+def _load_torch(path: str, key: str | None) -> tuple[npt.NDArray[Any], str, bool]:
+    """A tensor of a `.pt` file as an array (bfloat16 as its bits, uint16), its dtype, and whether it is mapped."""
+    import torch
+
+    loaded, mapped = load_torch_tensor(path, key)
     dtype = str(loaded.dtype).removeprefix("torch.")
     if dtype not in ITEM_BYTES:
         raise bad_dtype(path, dtype)
     if loaded.layout != torch.strided or loaded.is_nested or loaded.device.type != "cpu":
-        raise InputError(f"{path}: holds a sparse, nested or meta tensor; save a dense one")
+        raise InputError(
+            f"{path}: holds a sparse, nested or meta tensor; save a dense one (--latents takes sparse ones)"
+        )
     dense = loaded.detach().resolve_neg()
     if dtype == "bfloat16":
         return dense.view(torch.int16).numpy().view(np.uint16), dtype, mapped
@@ -213,7 +233,7 @@ _OPENERS: dict[str, Callable[[str, str | None], ArraySource]] = {
 }
 
 
-def _parse_npy(start: bytes, where: str) -> _NpyHeader:
+def _parse_npy(start: bytes, where: str) -> NpyHeader:
     """The header of an `.npy` file from its first bytes."""
     stream = io.BytesIO(start)
     try:
@@ -225,7 +245,7 @@ def _parse_npy(start: bytes, where: str) -> _NpyHeader:
             raise ValueError(f"negative dimension in {shape}")
     except Exception as error:  # it is parsed as a Python literal: bad ones raise TypeError, RecursionError, TokenError
         raise InputError(f"{where}: is truncated, corrupt or not an .npy file ({error})") from error
-    return _NpyHeader(shape, fortran, stored, stream.tell())
+    return NpyHeader(shape, fortran, stored, stream.tell())
 
 
 def _choose(path: str, names: Sequence[str], key: str | None, describe: Callable[[str], str]) -> str:

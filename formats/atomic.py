@@ -12,7 +12,8 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -87,6 +88,72 @@ def check_output_path(path: str | os.PathLike[str], *, force: bool = False) -> N
         raise _exists(path)
 
 
+@contextmanager
+def atomic_folder(
+    path: str | os.PathLike[str], *, force: bool = False, mine: Callable[[str], bool] = lambda name: False
+) -> Iterator[str]:
+    """Yield the name of a new, empty folder that becomes `path` when the block ends without an exception.
+
+    force: replace a folder, but only one that holds nothing but files whose names are `mine`; the old one is there
+    until the new one is. Raises OutputError as `atomic_output` does.
+    """
+    check_output_folder(path, force=force, mine=mine)
+    target = os.path.realpath(path)
+    parent = os.path.dirname(target)
+    temporary, old = (os.path.join(parent, f".saecodec-{secrets.token_hex(8)}.{end}") for end in ("tmp", "old"))
+    try:
+        with _reporting(path):
+            os.mkdir(temporary)
+        try:
+            yield temporary
+        except OSError as error:
+            raise _failed(path, error) from error
+        check_output_folder(path, force=force, mine=mine)
+        with _reporting(path):
+            for name in os.listdir(temporary):
+                _sync(os.path.join(temporary, name))
+            replaced = os.path.isdir(target)
+            if replaced:
+                os.rename(target, old)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                if replaced:
+                    os.rename(old, target)
+                raise
+        _sync_folder(parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output_folder(
+    path: str | os.PathLike[str], *, force: bool = False, mine: Callable[[str], bool] = lambda name: False
+) -> None:
+    """Raise `OutputError` unless a folder can be made under `path`; costs nothing, so call it before long work.
+
+    The folder that it lies in must exist and be writable, and there must be nothing under the name; with `force` there
+    may be a folder of plain files whose names are `mine`.
+    """
+    target = os.path.realpath(path)
+    parent = os.path.dirname(target)
+    if not os.path.isdir(parent):
+        raise OutputError(f"{path}: there is no folder {parent}; create it, or choose another place")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: the folder {parent} is not writable; choose another place")
+    if not os.path.lexists(target):
+        return
+    if not os.path.isdir(target):
+        raise OutputError(f"{path}: is a file; expected the name of a folder to make")
+    if not force:
+        raise _exists(path)
+    others = [entry.name for entry in os.scandir(target) if not (mine(entry.name) and entry.is_file())]
+    if others:
+        raise OutputError(
+            f"{path}: is not replaced, because it holds {others[0]!r}; choose another folder, or remove it"
+        )
+
+
 class _OutputFile(io.FileIO):
     """A file that remembers why a write failed, so that it can be told from the other errors of the block."""
 
@@ -117,11 +184,15 @@ def _publish(temporary: str, target: str, *, force: bool) -> None:
 def _sync_folder(folder: str) -> None:
     """Make the new name survive a power cut, where the platform lets a folder be synced."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from saecodec.distortion import Distortion
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_sinks import create_array
 from saecodec.formats.array_source import ArraySource, rows_for
+from saecodec.formats.decoding_latents import latent_rows
+from saecodec.formats.latent_source import LatentSource
+from saecodec.formats.measuring_latents import LatentDistortion, compare_latents
 from saecodec.formats.saec import SaecFile
 from saecodec.frames import HEAD_BYTES
 from saecodec.progress import Progress, no_progress
@@ -56,27 +59,37 @@ class Verification:
     chunks: int
     rows: int
     decoded: str
-    distortion: Distortion | None
+    distortion: Distortion | LatentDistortion | None
 
 
 def verify_file(
-    file: SaecFile, *, against: ArraySource | None = None, decode: bool = True, progress: Progress = no_progress
+    file: SaecFile,
+    *,
+    against: ArraySource | LatentSource | None = None,
+    decode: bool = True,
+    progress: Progress = no_progress,
 ) -> Verification:
     """Check every frame's checksum, decode every chunk, and compare with the input where it is given.
 
     decode: False checks the checksums and the structure alone, for which neither SAE nor codec is needed; without an
-    SAE only the levels are decoded. Raises FormatError at the first damage.
+    SAE only the levels are decoded. against: what the file was made from, of latents a `LatentSource`. Raises
+    FormatError at the first damage.
     """
     n_frames = _check_structure(file)
     if against is not None and against.shape != file.shape:
         raise InputError(f"{against.path}: shape {against.shape}, but {file.path} was made from shape {file.shape}")
-    distortion, decoded = None, "nothing"
-    if decode and against is not None:
+    distortion: Distortion | LatentDistortion | None = None
+    decoded = "nothing"
+    if not decode:
+        pass
+    elif isinstance(against, LatentSource):
+        distortion, decoded = compare_latents(file, against, progress), "rows"
+    elif against is not None:
         source = rows_for(against, file.header.width, len(file.row_shape))
         distortion, decoded = compare(file, source, progress), "rows"
-    elif decode:
-        decoded, done = "rows" if file.has_sae else "levels", 0
-        for part in file.batches() if file.has_sae else file.layers():
+    else:
+        decoded, done = "rows" if file.has_sae or file.holds_latents else "levels", 0
+        for part in latent_rows(file) if file.holds_latents else file.batches() if file.has_sae else file.layers():
             done += len(part) if isinstance(part, np.ndarray) else part.n_rows
             progress("verify", done, file.n_rows)
     return Verification(n_frames, len(file.index.rows), file.n_rows, decoded, distortion)

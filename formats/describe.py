@@ -12,7 +12,9 @@ from saecodec.formats.checkpoint import SUFFIXES
 from saecodec.formats.codecfile import MAGIC as CODEC_MAGIC
 from saecodec.formats.codecfile import codec_facts
 from saecodec.formats.equations import equation
+from saecodec.formats.header import Header
 from saecodec.formats.saelens import WEIGHTS, SAELensConfig, is_saelens
+from saecodec.value_code import ValueCode
 
 _OUTSIDE: Final = (
     "rows were scaled in training; SAELens folds the factor (norm_scaling_factor) only into SAEs that it downloads: "
@@ -65,7 +67,7 @@ def _saec(path: Path) -> dict[str, Any]:
         header = file.header
         bits = 8 * file.size / file.n_rows if file.n_rows else None
         return {
-            "kind": "saec",
+            "kind": "saec" if header.values is None else "saec of latents",
             "file_bytes": file.size,
             "shape": list(file.shape),
             "dtype": header.dtype,
@@ -75,7 +77,8 @@ def _saec(path: Path) -> dict[str, Any]:
             "chunk_rows": header.chunk_rows,
             "step": header.step,
             "embed": header.embed,
-            "needs": {"none": ["codec", "SAE decoder"], "tables": ["SAE decoder"], "decoder": []}[header.embed],
+            "needs": _needs(header),
+            "values": None if header.values is None else _value_text(header.values),
             "sae": dict(header.sae),
             "decoder_id": header.decoder_id,
             "codec_id": header.codec_id,
@@ -85,6 +88,17 @@ def _saec(path: Path) -> dict[str, Any]:
             "made_by": header.made_by,
             "user": dict(header.user),
         }
+
+
+def _needs(header: Header) -> list[str]:
+    """What decoding takes beside the file."""
+    if header.values is not None:
+        return []
+    return {"none": ["codec", "SAE decoder"], "tables": ["SAE decoder"], "decoder": []}[header.embed]
+
+
+def _value_text(values: ValueCode) -> str:
+    return f"exact ({values.kind})" if values.exact else "quantized"
 
 
 def _residual(file: saec.SaecFile) -> dict[str, float | None]:

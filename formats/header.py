@@ -12,7 +12,8 @@ from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
-from saecodec.version import RESIDUAL, SIDE, check_prior, check_version, required, versioned
+from saecodec.value_code import EXACT, MAX_PATTERN, NO_DECODER, STEP, ValueCode
+from saecodec.version import LATENTS, RESIDUAL, SIDE, check_prior, check_version, required, versioned
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
@@ -28,7 +29,7 @@ class Header:
     the rows ("none", "tables", or "decoder", which includes the tables). decoder_id, codec_id: sha256, hex.
     sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a residual
     layer. side: whether rows have side information. user: free text by key. row_shape: of a
-    row of the input, where that is not (d,).
+    row of the input, where that is not (d,). values: what levels stand for when rows are latents, without an SAE.
     """
 
     width: int
@@ -45,11 +46,13 @@ class Header:
     side: bool = False
     user: Mapping[str, str] = field(default_factory=dict)
     row_shape: tuple[int, ...] = ()
+    values: ValueCode | None = None
 
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""
         check_user(self.user)
-        record = versioned(required(self.prior, residual=self.residual, side=self.side)) | {
+        requires = required(self.prior, residual=self.residual, side=self.side)
+        record = versioned(requires if self.values is None else [*requires, LATENTS]) | {
             "width": self.width,
             "dtype": self.dtype,
             "chunk_rows": self.chunk_rows,
@@ -62,6 +65,8 @@ class Header:
             "made_by": self.made_by,
         }
         record |= {"row_shape": list(self.row_shape)} if self.row_shape else {}
+        if self.values is not None:
+            record["values"] = {"kind": self.values.kind, "base": self.values.base}
         return pack_record(record | ({"user": dict(self.user)} if self.user else {}))
 
     @classmethod
@@ -101,7 +106,26 @@ class Header:
         texts |= {key: ids[i].hex() for i, key in enumerate(("decoder_id", "codec_id"))}
         residual, side = (name in record["requires"] for name in (RESIDUAL, SIDE))
         facts = {"sae": sae, "step": get("step", float), "user": user, "row_shape": tuple(row_shape)}
-        return cls(**numbers, **texts, **facts, residual=residual, side=side)
+        return cls(**numbers, **texts, **facts, residual=residual, side=side, values=_values(record, what))
+
+
+def _values(record: dict[str, Any], what: str) -> ValueCode | None:
+    """What the levels of a file of latents stand for; None for one of rows."""
+    if LATENTS not in record["requires"]:
+        return None
+    found = record_field(record, "values", dict, what)
+    kind, base = found.get("kind"), found.get("base")
+    least, most = (-1, MAX_PATTERN - 1) if kind in EXACT else (0, 0)
+    if kind not in (STEP, *EXACT) or type(base) is not int or not least <= base <= most:
+        raise FormatError(f"{what}: header field 'values' is {found!r}, which is not possible")
+    others = [name for name in (RESIDUAL, SIDE) if name in record["requires"]]
+    embed, decoder = record["embed"], record["decoder_id"].hex()
+    if others or embed != "tables" or decoder != NO_DECODER or record.get("row_shape"):
+        raise FormatError(
+            f"{what}: latents without an SAE have embed 'tables', a decoder id of zeros, no row_shape and no other "
+            f"layer, found {embed!r}, {decoder}, {record.get('row_shape')} and {others}"
+        )
+    return ValueCode(kind, base)
 
 
 def check_user(user: Mapping[str, str]) -> None:

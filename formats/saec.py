@@ -169,7 +169,24 @@ class SaecFile:
             raise FormatError(
                 f"{self.path}: rows of {self.header.width}, but a residual layer for rows of {found.residual.width}"
             )
+        if self.holds_latents and found.latents.prior.n_latents != self.header.width:
+            raise FormatError(
+                f"{self.path}: rows of {self.header.width} latents, but tables of {found.latents.prior.n_latents}"
+            )
         return found
+
+    @property
+    def holds_latents(self) -> bool:
+        """Whether the rows are feature activations themselves, which no SAE turns into others."""
+        return self.header.values is not None
+
+    def check_rows(self) -> None:
+        """InputError when the file holds latents, which are no rows of an SAE's input."""
+        if self.holds_latents:
+            raise InputError(
+                f"{self.path}: holds feature activations, not rows that an SAE gives back: decode them as such "
+                "(saecodec decode --latents)"
+            )
 
     @property
     def has_sae(self) -> bool:
@@ -179,6 +196,7 @@ class SaecFile:
     @cached_property
     def decoder(self) -> Codec:
         """The codec with an SAE that decodes, wherever that comes from: as given, the codec, or the file."""
+        self.check_rows()
         name, wanted = self.header.sae["name"], self.header.decoder_id
         sae = self._sae or (self._codec.sae if self._codec else None)
         if sae is None and self.header.embed == "decoder":

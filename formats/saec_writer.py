@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,13 +19,25 @@ from saecodec.formats.saec import MAGIC, TRAILER
 from saecodec.formats.weights import pack_weights
 from saecodec.frames import frame
 from saecodec.layers import Layers
+from saecodec.sae import SAE
+from saecodec.value_code import ValueCode
+
+
+@dataclass(frozen=True)
+class LatentsFacts:
+    """What a file of latents says beside its codec. values: what levels stand for. sae: name, source, architecture and
+    n_latents, see `Header`."""
+
+    values: ValueCode
+    sae: Mapping[str, Any]
 
 
 class SaecWriter:
     """Writes a `.saec` file to `file`, which is at its beginning; `finish` completes it.
 
     codec: with its SAE. embed: "none", "tables" or "decoder". user: free text by key. row_shape:
-    of a row of the input, where that is not (d,).
+    of a row of the input, where that is not (d,). latents: of a file whose rows are feature activations; its codec has
+    no SAE, and embed is "tables".
     """
 
     def __init__(
@@ -38,12 +51,12 @@ class SaecWriter:
         embed: str,
         user: dict[str, str] | None = None,
         row_shape: tuple[int, ...] = (),
+        latents: LatentsFacts | None = None,
     ) -> None:
         if embed not in EMBED:
             raise InputError(f"embed is {embed!r}, expected one of {', '.join(EMBED)}")
-        if codec.sae is None:
+        if codec.sae is None and latents is None:
             raise InputError("writing a .saec file needs a codec with its SAE")
-        sae = codec.sae
         if len(shape) > MAX_DIMENSIONS:
             raise InputError(f"an array of {len(shape)} dimensions; a .saec file holds at most {MAX_DIMENSIONS}")
         self._leading = tuple(shape[:-1])
@@ -54,7 +67,7 @@ class SaecWriter:
             embed,
             codec.decoder_id,
             codec.codec_id,
-            {"name": sae.name, "source": sae.source, "architecture": sae.architecture, "n_latents": sae.n_latents},
+            _sae_facts(codec.sae) if latents is None else latents.sae,
             codec.quantizer.step,
             codec.latents.prior.name,
             f"saecodec {saecodec.__version__}",
@@ -62,6 +75,7 @@ class SaecWriter:
             codec.side is not None,
             user or {},
             row_shape if len(row_shape) > 1 else (),
+            None if latents is None else latents.values,
         )
         self._file, self._codec, self._at = file, codec, 0
         self._rows: list[int] = []
@@ -72,7 +86,8 @@ class SaecWriter:
         if embed != "none":
             self._write(codec.table_frames())
         if embed == "decoder":
-            self._write(frame("SAEW", pack_weights(sae, decoder_only=True)))
+            assert codec.sae is not None
+            self._write(frame("SAEW", pack_weights(codec.sae, decoder_only=True)))
 
     def add(self, layers: Layers) -> None:
         """Write the next chunk."""
@@ -108,3 +123,8 @@ class SaecWriter:
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._at += len(data)
+
+
+def _sae_facts(sae: SAE | None) -> dict[str, Any]:
+    assert sae is not None
+    return {"name": sae.name, "source": sae.source, "architecture": sae.architecture, "n_latents": sae.n_latents}

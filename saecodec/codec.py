@@ -27,7 +27,7 @@ from saecodec.sae import SAE
 from saecodec.search import Mode
 from saecodec.sequences import Chunking, ids_of_shape
 from saecodec.side import SideQuantizer, scales_of, side_at, with_side
-from saecodec.version import RESIDUAL, SIDE, check_prior, check_version, required, versioned
+from saecodec.version import LATENTS, RESIDUAL, SIDE, check_prior, check_version, required, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
@@ -302,6 +302,8 @@ class Codec:
             raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL, found {kinds}")
         record = unpack_record(payloads[0], what)
         check_version(record, what)
+        if LATENTS in record["requires"]:
+            raise FormatError(f"{what}: requires {LATENTS!r}, which is for files of rows: a codec file has an SAE")
         expected = ["CHED", *table_kinds(record["requires"])]
         if kinds != expected:
             raise FormatError(f"{what}: a codec that requires {record['requires']} is frames {expected}, found {kinds}")

@@ -9,9 +9,10 @@ from saecodec.frames import field
 
 MAJOR_VERSION: Final = 1
 RESIDUAL: Final = "layer:residual"
+LATENTS: Final = "content:latents"
 SIDE: Final = "side:rows"
 _PRIOR: Final = "prior:"
-FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2, SIDE: 3}
+FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2, SIDE: 3, LATENTS: 4}
 """The minor version that each feature came with."""
 
 

@@ -23,8 +23,9 @@ import zstandard
 SAEC_MAGIC = b"\x89SAEC\r\n\x1a"
 CODEC_MAGIC = b"\x89SAEM\r\n\x1a"
 RESIDUAL = "layer:residual"
+LATENTS = "content:latents"
 PRIORS = {"factorized": "prior:factorized", "context": "prior:context"}
-FEATURES = {*PRIORS.values(), RESIDUAL}
+FEATURES = {*PRIORS.values(), RESIDUAL, LATENTS}
 WEIGHT_FACTS = {"name": str, "source": str, "config": dict}
 SAE_FACTS = {"name": str, "source": str, "architecture": str, "n_latents": int}
 
@@ -705,6 +706,44 @@ def reconstruct(rows: list[dict[int, int]], tables: Tables, w_dec: Any, b_dec: A
     return out
 
 
+# -- Latents without an SAE --------------------------------------------------------------------------------------------
+
+
+def check_latents(header: dict[str, Any]) -> None:
+    """The header of a file whose rows are latents."""
+    values = field(header, "values", dict)
+    kind, base = values.get("kind"), field(values, "base", int)
+    need(kind in ("step", "float16", "bfloat16"), "the kind of values is known")
+    need(base == 0 if kind == "step" else -1 <= base <= 0x7FFE, "base is 0, or of exact values -1 to 0x7ffe")
+    need(header["embed"] == "tables", "latents have tables")
+    need(not {RESIDUAL, "side:rows"} & set(header["requires"]), "latents have no other layer")
+    need("row_shape" not in header, "a row of latents has one dimension")
+    need(header["decoder_id"] == bytes(32), "latents have no decoder")
+
+
+def latent_value(level: int, centroid: int, step: float, values: dict[str, Any]) -> float:
+    """What a level of a latent stands for."""
+    if values["kind"] == "step":
+        z = math.copysign((abs(level) + centroid / 256) * step, level)
+        need(abs(z) <= float(np.finfo(np.float32).max), "an activation is a finite float32")
+        return z
+    pattern = abs(level) + values["base"]
+    need(pattern <= 0x7FFF, "a pattern has 15 bits")
+    bits = pattern + 0x8000 * (level < 0)
+    if values["kind"] == "float16":
+        return float(struct.unpack("<e", struct.pack("<H", bits))[0])
+    return float(struct.unpack("<f", struct.pack("<HH", 0, bits))[0])
+
+
+def latent_rows(rows: list[dict[int, int]], tables: Tables, values: dict[str, Any]) -> list[dict[int, float]]:
+    """Values by latent of rows of levels."""
+
+    def centroid(f: int, level: int) -> int:
+        return tables.centroids[tables.centroid_classes[f]][abs(level) - 1] if abs(level) <= 16 else 0
+
+    return [{f: latent_value(q, centroid(f, q), tables.step, values) for f, q in row.items()} for row in rows]
+
+
 # -- Weights -----------------------------------------------------------------------------------------------------------
 
 
@@ -833,6 +872,7 @@ def read_codec(data: bytes) -> CodecFile:
     need(bool(parts) and every[0].kind == "CHED", "the first frame is CHED")
     head = record_of(parts[0].payload)
     check_version(head)
+    need(LATENTS not in head["requires"], "a codec file is not of latents")
     decoder, embed = identity_of(head, "decoder_id"), field(head, "embed", str)
     field(head, "info", dict)
     need(embed in ("none", "sae"), "embed is known")
@@ -872,6 +912,7 @@ class SaecFile:
     residual: list[list[int]]  # levels of the residual layer, row by row; empty when there is none
     base: np.ndarray | None  # float64 of that shape, of the base layer alone; None when no decoder is at hand
     x_hat: np.ndarray | None  # the same of all layers
+    latents: list[dict[int, float]] | None = None  # values by latent, row by row, of a file whose rows are latents
 
     @property
     def rows(self) -> list[dict[int, int]]:
@@ -894,6 +935,8 @@ def read_header(payload: bytes) -> dict[str, Any]:
     field(header, "made_by", str)
     user = header.get("user", {})
     need(type(user) is dict and all(type(text) is str for pair in user.items() for text in pair), "user is text")
+    if LATENTS in header["requires"]:
+        check_latents(header)
     return header
 
 
@@ -964,7 +1007,10 @@ def read_saec(data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None,
         residual += residual_levels(after.payload, layer, n_rows) if layer else []
     shape = [*index.leading, header["width"]]
     out = SaecFile(header, shape, tables, layer, decoded, residual, None, None)
-    if w_dec is not None:
+    if LATENTS in header["requires"]:
+        need(tables.n_latents == header["width"], "a row of latents has those of the tables")
+        out.latents = latent_rows(out.rows, tables, header["values"])
+    elif w_dec is not None:
         w_dec, b_dec = np.asarray(w_dec, np.float32), np.asarray(b_dec, np.float32)
         need(decoder_id(w_dec, b_dec) == header["decoder_id"].hex(), "the decoder is the file's")
         need(w_dec.shape[1] == header["width"], "the decoder has the file's width")

@@ -28,6 +28,7 @@ from saecodec.codes import MAX_LEVEL, Codes
 from saecodec.errors import FormatError
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.decoding import verify_file
+from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.header import Header
 from saecodec.formats.saec import Index
@@ -1477,6 +1478,12 @@ def test_golden_files_decode_alike(path):
         assert columns == {name: [v for c in found.chunks for v in c.columns[name]] for name in columns}
         if file.header.residual:
             np.testing.assert_array_equal(found.residual, np.concatenate([part.residual for part in file.layers()]))
+        assert (found.latents is not None) == file.holds_latents
+        if found.latents is not None:
+            rows = list(latent_rows(file, dtype="float32"))
+            values = np.concatenate([part.values for part in rows])
+            rtol = 0 if file.header.values.exact else 1e-6
+            np.testing.assert_allclose([z for row in found.latents for z in row.values()], values, rtol=rtol, atol=0)
         if found.x_hat is not None:
             _assert_close(found.x_hat, file.rows().reshape(file.shape))
             _assert_close(found.base, file.rows(base_only=True).reshape(file.shape))

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from saecodec.errors import OutputError
-from saecodec.formats.array_sinks import ArraySink, create_array, float32_to_bfloat16, resolve_output_format
+from saecodec.formats.array_sinks import ArraySink, create_array, resolve_output_format
 from saecodec.formats.arrays import ArraySource, open_array
+from saecodec.stored_floats import float32_to_bfloat16
 
 FORMATS = [".npy", ".npz", ".safetensors", ".pt", ".pth"]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]

@@ -17,6 +17,7 @@ from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.decoding import verify_file
+from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.index import Index
 from saecodec.formats.saec import TRAILER, SaecFile, open_saec
 from saecodec.frames import frame, frames, unpack_record
@@ -27,6 +28,7 @@ from saecodec.wire import ByteReader
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = ["context", "decoder", "empty", "none", "residual", "residual_none", "tables"]
+LATENTS = ["latents_bfloat16", "latents_exact", "latents_step"]
 RESIDUAL = ["residual", "residual_none"]
 CODECS = ["none", "residual_none"]
 CHUNKS = ["columns", "context_signed", "signed"]
@@ -96,9 +98,9 @@ def comparable(data: bytes, magic_bytes: int = 8) -> list[Any]:
 
 def test_every_golden_file_is_there_and_tested() -> None:
     names = {path.name for path in GOLDEN.iterdir() if path.is_file()}
-    data = {f"{name}.saec" for name in FILES} | {f"{name}.frames" for name in CHUNKS}
+    data = {f"{name}.saec" for name in FILES + LATENTS} | {f"{name}.frames" for name in CHUNKS}
     data |= {f"{name}.saecodec" for name in CODECS}
-    assert names == data | {f"{name}.json" for name in FILES + CHUNKS} | {"README.md", "make_golden.py"}
+    assert names == data | {f"{name}.json" for name in FILES + LATENTS + CHUNKS} | {"README.md", "make_golden.py"}
     assert sum(path.stat().st_size for path in GOLDEN.iterdir() if path.is_file()) < 200_000
 
 
@@ -171,6 +173,29 @@ def test_the_same_codes_give_the_same_bytes(name: str, make: ModuleType) -> None
         assert written == golden
 
 
+@pytest.mark.parametrize("name", LATENTS)
+def test_a_golden_file_of_latents_decodes_to_its_values_and_its_codes_give_the_same_bytes(
+    name: str, make: ModuleType
+) -> None:
+    golden, wanted, case = (GOLDEN / f"{name}.saec").read_bytes(), expected(name), make.LATENT_FILES[name]
+    (_, payload), *_ = frames(golden[8:], "golden")
+    head = unpack_record(payload, "golden")
+    assert (head["version"], head["requires"]) == ([1, 4], ["prior:factorized", "content:latents"])
+    with open_saec(GOLDEN / f"{name}.saec") as file:
+        codes, source = all_codes(file), case.rows()
+        assert make.described(codes) == {key: wanted[key] for key in ("levels", "columns")}
+        assert make.latents_digest(file) == wanted["float32_sha256"]
+        assert vars(file.header.values) == wanted["values"]
+        assert (file.header.codec_id, list(file.shape)) == (wanted["codec_id"], wanted["case"]["shape"])
+        if name != "latents_step":
+            found = list(latent_rows(file))
+            np.testing.assert_array_equal(np.concatenate([rows.latents for rows in found]), source.latents)
+            values = np.concatenate([rows.values for rows in found])
+            assert (values.dtype, values.tobytes()) == (source.values.dtype, source.values.tobytes())
+        verify_file(file)
+        assert case.again(file, codes) == golden
+
+
 @pytest.mark.parametrize("name", CODECS)
 def test_the_same_codec_gives_the_same_codec_file(name: str, make: ModuleType, tmp_path: Path) -> None:
     golden, wanted = GOLDEN / f"{name}.saecodec", expected(name)
@@ -228,7 +253,7 @@ def test_golden_context_priors_are_those_of_the_formulas_and_their_bins_depend_o
 
 
 def test_golden_codes_are_not_trivial(make: ModuleType) -> None:
-    for name in (*(name for name in FILES if name != "empty"), *CHUNKS):
+    for name in (*(name for name in FILES if name != "empty"), *LATENTS, *CHUNKS):
         levels = expected(name)["levels"]
         density = levels["nonzeros"] / np.prod(levels["shape"])
         assert 0.02 < density < 0.3, name

@@ -23,8 +23,13 @@ import saecodec
 from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.formats.codecfile import save_codec
-from saecodec.formats.saec_writer import SaecWriter
+from saecodec.formats.decoding_latents import latent_rows
+from saecodec.formats.encoding_latents import encode_latents
+from saecodec.formats.latent_source import LatentSource, MemoryLatents
+from saecodec.formats.saec import SaecFile, open_saec
+from saecodec.formats.saec_writer import LatentsFacts, SaecWriter
 from saecodec.frames import frame
+from saecodec.latent_rows import LatentRows
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
 from saecodec.nonlinearity import JumpReLU, ReLU
@@ -33,6 +38,7 @@ from saecodec.priors.network import Network
 from saecodec.quantizer import Quantizer
 from saecodec.residual import Block, ResidualLayer
 from saecodec.sae import SAE, Encoder
+from saecodec.stored_floats import narrowed
 from saecodec.table_set import TableSet
 
 FOLDER = Path(__file__).parent
@@ -237,6 +243,66 @@ class ContextChunkCase(ChunkCase):
         return LatentCodec(golden_prior(*sizes, signed=self.signed))
 
 
+@dataclass(frozen=True)
+class LatentsCase:
+    """A `.saec` file of latents without an SAE. step: as in `encode_latents`. shape: (..., F)."""
+
+    step: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunk_rows: int
+    user: dict[str, str]
+
+    def rows(self) -> LatentRows:
+        """Of the formula: multiples of 1/16 of both signs and sizes, some of them zero, with tokens beside them."""
+        n, t = int(np.prod(self.shape[:-1])), np.arange(int(np.prod(self.shape[:-1])))
+        dense = integers((n, self.shape[-1]), 5, 3, 7, 101)
+        fires, size = np.abs(dense) < 6, integers((n, self.shape[-1]), 11, 7, 13, 997)
+        rows, latents = np.nonzero(fires)
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
+        values = narrowed((size[fires] * (1 + latents % 4) / 16).astype(np.float32), self.dtype)
+        return LatentRows(indptr, latents.astype(np.int32), values, {"token": t * t * 7919 % 30_000})
+
+    def source(self) -> LatentSource:
+        """The rows, as `encode_latents` takes them."""
+        rows = self.rows()
+        source = MemoryLatents(
+            rows.indptr, rows.latents, rows.values, self.shape, dtype=self.dtype, columns=rows.columns
+        )
+        return source
+
+    def encode(self, path: Path) -> None:
+        """Write the file."""
+        with pinned_version():
+            encode_latents(
+                self.source(),
+                path,
+                step=self.step,
+                chunk_rows=self.chunk_rows,
+                name="golden",
+                user=self.user,
+                force=True,
+            )
+
+    def again(self, file: SaecFile, codes: Codes) -> bytes:
+        """The bytes of a file of these codes under the codec of `file`."""
+        out = io.BytesIO()
+        facts = {"dtype": self.dtype, "chunk_rows": self.chunk_rows, "embed": "tables", "user": self.user}
+        assert file.header.values is not None
+        with pinned_version():
+            told = LatentsFacts(file.header.values, file.header.sae)
+            writer = SaecWriter(out, file.codec, shape=self.shape, **facts, latents=told)  # type: ignore[arg-type]
+            for start in range(0, codes.n_rows, self.chunk_rows):
+                writer.add(Layers(codes[start : start + self.chunk_rows]))
+            writer.finish()
+        return out.getvalue()
+
+
+LATENT_FILES = {
+    "latents_exact": LatentsCase("0", (6, 20, LATENTS), "float16", 50, {"delphi": "not a layout"}),
+    "latents_bfloat16": LatentsCase("0", (60, LATENTS), "bfloat16", 60, {}),
+    "latents_step": LatentsCase("0.4rms", (3, 40, LATENTS), "float32", 64, {"note": "golden"}),
+}
 FILES = {
     "tables": FileCase("jumprelu", 0.5, (2, 150, WIDTH), "float32", 100, "tables", {"note": "golden ✓"}),
     "decoder": FileCase("standard", 0.03125, (120, WIDTH), "bfloat16", 120, "decoder", {}),
@@ -304,10 +370,24 @@ def main() -> None:
             content["first_rows_of_base"] = codec.reconstruct(codes)[:2].tolist()
         content["first_rows_of_x_hat"] = codec.reconstruct(codes, layers.residual)[:2].tolist()
         save_json(name, content)
+    for name, latents in LATENT_FILES.items():
+        path = FOLDER / f"{name}.saec"
+        latents.encode(path)
+        with open_saec(path) as file:
+            codes = Codes.concatenate(file.codes(), LATENTS)
+            values = {"kind": file.header.values.kind, "base": file.header.values.base} if file.header.values else None
+            content = {"case": vars(latents), "codec_id": file.header.codec_id, "values": values, **described(codes)}
+            content["float32_sha256"] = latents_digest(file)
+        save_json(name, content)
     for name, chunk in CHUNKS.items():
         codes = chunk.codes()
         (FOLDER / f"{name}.frames").write_bytes(chunk.encode(chunk.latents(codes), codes))
         save_json(name, {"case": vars(chunk), **described(codes)})
+
+
+def latents_digest(file: SaecFile) -> str:
+    """sha256 of the values of a file of latents, as float32."""
+    return digest(np.concatenate([rows.values for rows in latent_rows(file, dtype="float32")]), "<f4")
 
 
 def save_json(name: str, content: dict[str, Any]) -> None:
