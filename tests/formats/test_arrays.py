@@ -108,7 +108,7 @@ def test_a_file_of_another_library_reads_as_its_rows(
 
 
 def test_a_pt_file_reads_on_after_it_was_mapped_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saecodec.formats.arrays._BYTES_PER_MAP", 100)
+    monkeypatch.setattr("saecodec.formats.torch_arrays._BYTES_PER_MAP", 100)
     tensor = values((50, 7))
     save_pt(tmp_path / "a.pt", tensor)
     np.testing.assert_array_equal(read_all(open_array(tmp_path / "a.pt")), as_rows(tensor))
