@@ -15,7 +15,7 @@ import numpy as np
 import numpy.lib.format as npy_format
 
 from saecodec.errors import InputError
-from saecodec.formats.array_keys import choose, refuse_key
+from saecodec.formats.array_keys import Listed, choose, refuse_key
 from saecodec.formats.array_source import ArraySource, float_dtype
 from saecodec.formats.array_streams import FortranArray, Opener, StreamedArray, opened_at, opened_member, spooled
 
@@ -30,6 +30,9 @@ class _NpyHeader(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.stored.name} {self.shape}"
+
+    def listed(self) -> Listed:
+        return Listed.of(self.stored.name, self.shape)
 
     def source(self, where: str, size: int, opener: Opener, mappable: Opener) -> ArraySource:
         """The array of `size` bytes with this header; raises InputError unless it can be read in full."""
@@ -65,7 +68,7 @@ def open_npz(path: str, key: str | None) -> ArraySource:
             with archive.open(info) as member:
                 return _parse_npy(member.read(_LONGEST_NPY_HEADER), f"{path}[{name!r}]")
 
-        name = choose(path, list(members), key, lambda name: str(header_of(name)))
+        name = choose(path, list(members), key, lambda name: header_of(name).listed())
         header, info = header_of(name), members[name]
     opener = partial(opened_member, path, info.filename, header.end)
     return header.source(path, info.file_size, opener, partial(spooled, opener))

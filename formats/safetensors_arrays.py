@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from saecodec.errors import InputError
-from saecodec.formats.array_keys import choose
+from saecodec.formats.array_keys import Listed, choose
 from saecodec.formats.array_source import ArraySource, bad_dtype
 from saecodec.formats.array_streams import StreamedArray, opened_at
 
@@ -37,7 +37,10 @@ def open_safetensors(path: str, key: str | None) -> ArraySource:
         try:
             tensors = json.loads(file.read(length))
             tensors.pop("__metadata__", None)
-            listing = {name: f"{tensor['dtype']} {tuple(tensor['shape'])}" for name, tensor in tensors.items()}
+            listing = {
+                name: Listed.of(_DTYPES.get(tensor["dtype"], (str(tensor["dtype"]),))[0], tuple(tensor["shape"]))
+                for name, tensor in tensors.items()
+            }
             name = choose(path, list(tensors), key, listing.__getitem__)
             code, shape = str(tensors[name]["dtype"]), tuple(tensors[name]["shape"])
             begin, end = tensors[name]["data_offsets"]
@@ -52,7 +55,7 @@ def open_safetensors(path: str, key: str | None) -> ArraySource:
     array = StreamedArray(path, shape, dtype, np.dtype(stored), opener)
     if end - begin != array.nbytes or end > data_bytes:
         raise InputError(
-            f"{path}: {name!r} {listing[name]} needs {array.nbytes} bytes, but has [{begin}, {end}) of {data_bytes}; "
-            "the file is truncated or corrupt"
+            f"{path}: {name!r} {listing[name].text} needs {array.nbytes} bytes, but lies in [{begin}, {end}) "
+            f"of {data_bytes}; the file is truncated or corrupt"
         )
     return array

@@ -6,14 +6,17 @@ A `.pt` from before torch 1.6 is loaded whole, the others are memory-mapped.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from saecodec.errors import InputError
-from saecodec.formats.array_keys import choose, refuse_key
+from saecodec.formats.array_keys import Listed, choose, refuse_key
 from saecodec.formats.array_source import ITEM_BYTES, ArraySource, FloatRows, bad_dtype, rows_of, to_float32
+
+if TYPE_CHECKING:
+    import torch
 
 _BYTES_PER_MAP = 1 << 28  # pages that were read count as resident until they are unmapped
 
@@ -53,12 +56,12 @@ def _load_torch(path: str, key: str | None) -> tuple[npt.NDArray[Any], str, bool
     if isinstance(loaded, dict):
         tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
         named = [name for name in tensors if isinstance(name, str)]
-        loaded = tensors[choose(path, named, key, lambda n: f"{tensors[n].dtype} {tuple(tensors[n].shape)}")]
+        loaded = tensors[choose(path, named, key, lambda n: Listed.of(_dtype(tensors[n]), tuple(tensors[n].shape)))]
     else:
         refuse_key(path, key)
     if not isinstance(loaded, torch.Tensor):
         raise InputError(f"{path}: holds a {type(loaded).__name__}; expected a tensor or a dict of tensors")
-    dtype = str(loaded.dtype).removeprefix("torch.")
+    dtype = _dtype(loaded)
     if dtype not in ITEM_BYTES:
         raise bad_dtype(path, dtype)
     if loaded.layout != torch.strided or loaded.is_nested or loaded.device.type != "cpu":
@@ -67,3 +70,7 @@ def _load_torch(path: str, key: str | None) -> tuple[npt.NDArray[Any], str, bool
     if dtype == "bfloat16":
         return dense.view(torch.int16).numpy().view(np.uint16), dtype, mapped
     return dense.numpy(), dtype, mapped
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
