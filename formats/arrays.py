@@ -69,8 +69,7 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> ArraySou
         return _open_shards(name, glob.glob(name, recursive=True), key)
     kind = _format_of(name)
     if kind is None and os.path.isdir(name):
-        entries = [entry for entry in os.listdir(name) if not entry.startswith((".", "_"))]
-        return _open_shards(name, [os.path.join(name, entry) for entry in entries], key)
+        return _open_shards(name, [os.path.join(name, entry) for entry in os.listdir(name)], key)
     if kind is None:
         extension = os.path.splitext(name)[1].lower()
         raise InputError(f"{name}: has the extension {extension!r}; expected one of {_EXPECTED}")
@@ -90,7 +89,7 @@ def _format_of(path: str) -> ArrayFormat | None:
 
 def _open_shards(path: str, candidates: list[str], key: str | None) -> ArraySource:
     """The array files among `candidates` as one array; InputError unless they are of one kind."""
-    shards = [name for name in candidates if not name.lower().endswith(_BESIDE_SHARDS) or os.path.isdir(name)]
+    shards = [name for name in candidates if not _beside_shards(name)]
     shards.sort(key=natural_order)
     kinds: dict[str, ArrayFormat | None] = {}
     examples: dict[str, str] = {}
@@ -116,3 +115,12 @@ def _open_shards(path: str, candidates: list[str], key: str | None) -> ArraySour
             return kind.open(name, key)
 
     return ShardedArray(path, shards, key, opener)
+
+
+def _beside_shards(path: str) -> bool:
+    """Whether a file or folder among shards is none: hidden, a note, or a mark without an extension (`_SUCCESS`)."""
+    name = os.path.basename(path)
+    if name.startswith("."):
+        return True
+    extension = os.path.splitext(name)[1].lower()
+    return not os.path.isdir(path) and (extension in _BESIDE_SHARDS or (name.startswith("_") and not extension))
