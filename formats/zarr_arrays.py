@@ -63,12 +63,7 @@ class ZarrArray(BlockArray):
     def _open(self, path: str) -> Any:
         store = self._zarr.storage.LocalStore(path, read_only=True)
         # Not by the consolidated metadata: they may name what is not there.
-        for extra in ({"use_consolidated": False}, {}):  # which zarr takes for a group only
-            try:
-                return self._zarr.open(store, mode="r", **extra)
-            except TypeError:
-                continue
-        raise InputError(f"{path}: cannot be opened by zarr {self._zarr.__version__}")
+        return self._zarr.open(store, mode="r", use_consolidated=False)
 
     def _blocks(self) -> Iterator[npt.NDArray[Any]]:
         node = self._open(self.path)
