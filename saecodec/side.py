@@ -185,8 +185,8 @@ def targets(
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int64]]]:
     """What a search is to reconstruct for rows x, float32 (T, d), and the columns of their side information.
 
-    side: of the rows, where it is known beforehand. Rounded side information is undone here, so a search makes up for
-    its rounding.
+    side: of the rows, where it is known beforehand. The rounded scale is undone here, so a search makes up for its
+    rounding; not so the mean, whose rounding can be larger than all else that a row of nearly equal values has.
     """
     if quantizer is None:
         return x, {}
@@ -194,4 +194,5 @@ def targets(
     exact = sae.side(x) if side is None else side
     assert exact is not None
     columns = quantizer.columns(exact)
-    return unrestored(torch.from_numpy(np.array(x)), quantizer.side(columns)).numpy(), columns
+    undone = replace(exact, scale=quantizer.side(columns).scale)
+    return unrestored(torch.from_numpy(np.array(x)), undone).numpy(), columns
