@@ -29,6 +29,7 @@ SCALE: Final = "side.scale"
 MEAN: Final = "side.mean"
 MAX_RESOLUTION: Final = 1 << 20
 _SHARE: Final = 0.005  # of the squared error, that rounding may add in all
+_FINEST: Final = 2.0**-36  # step of means, of the largest mean: float32 knows it less well, and columns hold it
 _FLOOR: Final = 1e-6  # of the rows' energy: an error that is taken to be at least this
 
 
@@ -112,7 +113,7 @@ class SideStatistics:
     def __init__(self, sae: SAE) -> None:
         self._sae, self._kind, self._width = sae, sae.normalization, sae.width
         self._n_rows = self._n_scales = 0
-        self._error = self._energy = self._octaves = self._mean = 0.0
+        self._error = self._energy = self._octaves = self._mean = self._largest = 0.0
 
     def add(self, x: NDArray[np.float32], features: Features) -> None:
         """Add rows, float32 (T, d), and their feature activations; nothing for an SAE that does not normalize rows."""
@@ -130,6 +131,7 @@ class SideStatistics:
         self._octaves += float(np.log2(scales, dtype=np.float64).sum())
         if side.mean is not None:
             self._mean += float(side.mean.sum(dtype=np.float64))
+            self._largest = max(self._largest, float(np.abs(side.mean).max(initial=0)))
 
     def quantizer(self, error: float | None = None) -> SideQuantizer | None:
         """The precision for rows that are coded with `error` a row, or about the SAE's own squared error; None for an
@@ -148,7 +150,7 @@ class SideStatistics:
         centre = 2.0 ** (self._octaves / max(self._n_scales, 1))
         if not has_mean(self._kind):
             return SideQuantizer(self._kind, resolution, centre)
-        step = math.sqrt(12 * budget / self._width)
+        step = max(math.sqrt(12 * budget / self._width), _FINEST * self._largest)
         return SideQuantizer(self._kind, resolution, centre, step, self._mean / rows)
 
 
