@@ -58,7 +58,10 @@ def encode(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Encode the activations in INPUT (.npy, .npz, .safetensors, .pt) into a .saec file.
+    """Encode the activations in INPUT into a .saec file.
+
+    INPUT is an array file (.npy, .npz, .safetensors, .pt, .parquet, .arrow, .h5), a zarr store, a folder of SAELens'
+    cached activations, or shards: a folder of such files, or a pattern in quotes. docs/inputs.md has details.
 
     Any number of leading dimensions; the last one is the activation width. Without -c the tables are fitted on the
     input and stored in the file; with it they come from the codec file.
@@ -68,6 +71,7 @@ def encode(
       saecodec encode acts.npy -s path/to/sae -o acts.saec
       saecodec encode acts.npy -s path/to/sae -c l3.saecodec -o acts.saec
       saecodec encode acts.npy -s path/to/sae --embed decoder -o acts.saec
+      saecodec encode 'acts/*.pt' -s path/to/sae -o acts.saec
       saecodec encode acts.npy -s path/to/sae --nmse 0.15 -o acts.saec
       saecodec encode acts.npy -s path/to/sae --bits 500 --residual -o acts.saec
       saecodec encode --latents delphi_cache/model.layers.3 --step 0 -o latents.saec

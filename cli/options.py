@@ -79,7 +79,10 @@ device_option = click.option(
     "--device", default="auto", show_default=True, metavar="D", help="Where the SAE runs: auto, cpu, cuda, cuda:1 ..."
 )
 key_option = click.option(
-    "--key", metavar="NAME", help="Array to read from a file that holds several (.npz, .safetensors, .pt)."
+    "--key",
+    metavar="NAME",
+    help="Array to read from an input that holds several: its name, column or path. Default: the only one that may be "
+    "activations.",
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

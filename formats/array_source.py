@@ -6,10 +6,12 @@ Every source flattens its leading dimensions: an array (..., d) is `T` rows of w
 from __future__ import annotations
 
 import math
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ class ArraySource(ABC):
         if not shape or shape[-1] == 0:
             raise InputError(f"{path}: has shape {shape}; expected rows of at least one value, (..., width)")
         self.path = path
+        self.files: tuple[str, ...] = (path,)  # or folders, that hold the values
         self.shape = shape
         self.dtype = dtype
         self.row_shape: tuple[int, ...] = shape[-1:]
@@ -53,6 +56,16 @@ class ArraySource(ABC):
     def nbytes(self) -> int:
         """Bytes of the values, uncompressed."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    def lies_in(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file, which need not exist, is one of those that hold the values, or lies in their folder."""
+        if not os.path.exists(path):
+            return False
+        folders = Path(os.path.realpath(path)).parents
+        return any(
+            os.path.exists(file) and (os.path.samefile(path, file) or Path(os.path.realpath(file)) in folders)
+            for file in self.files
+        )
 
     def batches(self, rows: int | Sequence[int]) -> Iterator[FloatRows]:
         """Yield all rows in order as C-contiguous float32 (n, d), at most `rows` at a time, or so many as it lists.
@@ -128,7 +141,7 @@ def to_float32(block: npt.NDArray[Any], *, copy: bool = True) -> FloatRows:
     if block.dtype == np.float16 and "torch" in sys.modules:
         import torch  # numpy converts halves value by value, torch ten times faster; who codes rows has loaded it
 
-        rows: FloatRows = torch.from_numpy(np.ascontiguousarray(block, "=f2")).to(torch.float32).numpy()
+        rows: FloatRows = torch.from_numpy(np.require(block, "=f2", ["C", "W"])).to(torch.float32).numpy()
         return rows
     with np.errstate(over="ignore", invalid="ignore"):
         return block.astype(np.float32, order="C", copy=copy)

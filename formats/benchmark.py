@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +91,7 @@ class Rows:
             half = source.n_rows // 2
             result = cls(_part(source, 0, min(half, max_calibration)), _part(source, half, half + max_rows))
         else:
-            if os.path.exists(source.path) and os.path.samefile(source.path, calibration.path):
+            if any(source.lies_in(file) for file in calibration.files):
                 raise InputError(
                     f"{source.path}: is also the calibration: what is fitted on rows is not measured on them"
                 )

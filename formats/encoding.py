@@ -134,7 +134,7 @@ def encode_array(
     prior = codec.latents.prior.name if codec is not None else goal.prior
     chunking = _chunking(source, chunk_rows, seq, prior, sae)
     check_user(user or {})
-    if os.path.exists(path) and os.path.exists(source.path) and os.path.samefile(path, source.path):
+    if source.lies_in(path):
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
     embed = embed or ("none" if codec is not None else "tables")
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from saecodec.errors import InputError
 from saecodec.formats.array_source import float_dtype
 from saecodec.formats.array_streams import fill, opened_member
-from saecodec.formats.arrays import NpyHeader, npz_header
 from saecodec.formats.latent_source import LatentSource, StoredBytes, check_chunk, with_latents
+from saecodec.formats.numpy_arrays import NpyHeader, npz_header
 from saecodec.latent_rows import LatentRows
 from saecodec.stored_floats import STORED
 

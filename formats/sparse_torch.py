@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def open_sparse_torch(path: str, n_latents: int | None, key: str | None) -> MemoryLatents:
     """A sparse tensor (..., F) of a `.pt` file, alone or in a dict; InputError unless it is one."""
-    from saecodec.formats.arrays import load_torch_tensor
+    from saecodec.formats.torch_arrays import load_torch_tensor
 
     with _quiet():
         tensor, _ = load_torch_tensor(path, key)

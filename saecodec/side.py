@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from saecodec.codes import MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.features import Features
-from saecodec.integers import unzigzag, zigzag
 from saecodec.normalization import KINDS, Side, has_mean, sequence_scales, unrestored
 from saecodec.wire import ByteReader, varint
 
@@ -30,8 +29,8 @@ SCALE: Final = "side.scale"
 MEAN: Final = "side.mean"
 MAX_RESOLUTION: Final = 1 << 20
 _SHARE: Final = 0.005  # of the squared error, that rounding may add in all
+_FINEST: Final = 2.0**-36  # step of means, of the largest mean: float32 knows it less well, and columns hold it
 _FLOOR: Final = 1e-6  # of the rows' energy: an error that is taken to be at least this
-_CENTRE_LIMIT: Final = 1 << 38
 
 
 def side_columns(kind: str) -> tuple[str, ...]:
@@ -43,24 +42,25 @@ def side_columns(kind: str) -> tuple[str, ...]:
 class SideQuantizer:
     """Side information <-> columns of integers.
 
-    kind: of `normalization.KINDS`, not "none". resolution: levels of an octave of scale. lowest: the level of scale
-    that is stored as 1. mean_step, mean_centre: mean = (column + mean_centre) mean_step; for kinds without means 1, 0.
+    kind: of `normalization.KINDS`, not "none". resolution: levels of an octave of scale. centre: the scale of level 0.
+    mean_step, mean_centre: mean = mean_centre + column mean_step; for kinds without means 1, 0. Around its centre the
+    grid is exact: rows that are all alike have no rounding error that they would share.
     """
 
     kind: str
     resolution: int
-    lowest: int
+    centre: float
     mean_step: float = 1.0
-    mean_centre: int = 0
+    mean_centre: float = 0.0
 
     def columns(self, side: Side) -> dict[str, NDArray[np.int64]]:
         """The columns, int64 (T,), of side information; InputError when a mean cannot be stored."""
         there = side.scale > 0
-        level = np.rint(np.log2(np.where(there, side.scale, 1), dtype=np.float64) * self.resolution).astype(np.int64)
-        above = level - self.lowest
-        out = {SCALE: np.where(there, above + (above >= 0), 0)}
+        octaves = np.log2(np.where(there, side.scale, self.centre), dtype=np.float64) - math.log2(self.centre)
+        level = np.rint(octaves * self.resolution).astype(np.int64)
+        out = {SCALE: np.where(there, level + (level >= 0), 0)}  # 0 is no scale at all
         if side.mean is not None:
-            mean = np.rint(side.mean / np.float64(self.mean_step)) - self.mean_centre
+            mean = np.rint((side.mean - self.mean_centre) / self.mean_step)
             if len(mean) and not np.abs(mean).max() < MAX_COLUMN:
                 raise InputError(
                     f"a row's mean is {np.abs(side.mean).max():g}: too large for steps of {self.mean_step:g}"
@@ -74,11 +74,11 @@ class SideQuantizer:
         if missing:
             raise FormatError(f"rows without their side information: column {missing[0]!r} is missing")
         stored = columns[SCALE]
-        level = stored - (stored > 0) + self.lowest
         with np.errstate(over="ignore"):
-            scale = np.where(stored == 0, 0.0, np.exp2(level / self.resolution)).astype(np.float32)
-            mean = (columns[MEAN] + self.mean_centre) * self.mean_step if has_mean(self.kind) else np.zeros(0)
-            mean = mean.astype(np.float32)
+            grid = self.centre * np.exp2((stored - (stored > 0)) / self.resolution)
+            scale = np.where(stored == 0, 0.0, grid).astype(np.float32)
+            means = self.mean_centre + columns[MEAN] * self.mean_step if has_mean(self.kind) else np.zeros(0)
+            mean = means.astype(np.float32)
         if not (np.isfinite(scale).all() and np.isfinite(mean).all()):
             raise FormatError("side information stands for no float32")
         return Side(scale, mean if has_mean(self.kind) else None)
@@ -89,25 +89,22 @@ class SideQuantizer:
 
     def to_bytes(self) -> bytes:
         """Kind and precision."""
-        head = varint(KINDS.index(self.kind)) + varint(self.resolution) + _signed(self.lowest)
-        return head + (struct.pack("<d", self.mean_step) + _signed(self.mean_centre) if has_mean(self.kind) else b"")
+        head = varint(KINDS.index(self.kind)) + varint(self.resolution) + struct.pack("<d", self.centre)
+        return head + (struct.pack("<dd", self.mean_step, self.mean_centre) if has_mean(self.kind) else b"")
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, what: str) -> SideQuantizer:
         """The inverse of `to_bytes`; FormatError when it is none."""
         reader = ByteReader(data, f"{what}, side information")
-        kind = KINDS[reader.varint(len(KINDS) - 1)]
-        resolution, lowest = reader.varint(MAX_RESOLUTION), _read_signed(reader)
-        if kind == "none" or not resolution:
-            raise FormatError(f"{reader.what}: kind {kind!r} of resolution {resolution}")
-        step, centre = 1.0, 0
-        if has_mean(kind):
-            (step,) = struct.unpack("<d", reader.take(8))
-            centre = _read_signed(reader)
-            if not 0 < step < math.inf:
-                raise FormatError(f"{reader.what}: the step of means is {step}")
+        kind, resolution = KINDS[reader.varint(len(KINDS) - 1)], reader.varint(MAX_RESOLUTION)
+        (centre,) = struct.unpack("<d", reader.take(8))
+        step, mean_centre = struct.unpack("<dd", reader.take(16)) if has_mean(kind) else (1.0, 0.0)
         reader.end()
-        return cls(kind, resolution, lowest, step, centre)
+        if kind == "none" or not resolution or not 0 < centre < math.inf:
+            raise FormatError(f"{reader.what}: kind {kind!r}, resolution {resolution}, centre {centre}")
+        if not 0 < step < math.inf or not math.isfinite(mean_centre):
+            raise FormatError(f"{reader.what}: the step of means is {step}, their centre {mean_centre}")
+        return cls(kind, resolution, centre, step, mean_centre)
 
 
 class SideStatistics:
@@ -115,8 +112,8 @@ class SideStatistics:
 
     def __init__(self, sae: SAE) -> None:
         self._sae, self._kind, self._width = sae, sae.normalization, sae.width
-        self._n_rows, self._lowest = 0, math.inf
-        self._error = self._energy = self._mean = 0.0
+        self._n_rows = self._n_scales = 0
+        self._error = self._energy = self._octaves = self._mean = self._largest = 0.0
 
     def add(self, x: NDArray[np.float32], features: Features) -> None:
         """Add rows, float32 (T, d), and their feature activations; nothing for an SAE that does not normalize rows."""
@@ -124,22 +121,24 @@ class SideStatistics:
         if side is None:
             return
         x_hat = self._sae.rows(features).cpu().numpy()
-        centred = x if side.mean is None else x - side.mean[:, None]
+        scaled = x_hat if side.mean is None else x_hat - side.mean[:, None]
         left = x - x_hat
-        self._energy += float(np.einsum("td,td->", centred, centred, dtype=np.float64))
+        self._energy += float(np.einsum("td,td->", scaled, scaled, dtype=np.float64))
         self._error += float(np.einsum("td,td->", left, left, dtype=np.float64))
         self._n_rows += len(x)
-        if (side.scale > 0).any():
-            self._lowest = min(self._lowest, float(side.scale[side.scale > 0].min()))
+        scales = side.scale[side.scale > 0]
+        self._n_scales += len(scales)
+        self._octaves += float(np.log2(scales, dtype=np.float64).sum())
         if side.mean is not None:
             self._mean += float(side.mean.sum(dtype=np.float64))
+            self._largest = max(self._largest, float(np.abs(side.mean).max(initial=0)))
 
     def quantizer(self, error: float | None = None) -> SideQuantizer | None:
         """The precision for rows that are coded with `error` a row, or about the SAE's own squared error; None for an
         SAE that does not normalize rows.
 
-        A uniform rounding by a step s adds s^2 / 12: to each of d values, the mean's; times energy, the scale's
-        relative one, which is ln 2 / resolution.
+        A uniform rounding by a step s adds s^2 / 12: to each of d values, the mean's; times the energy of what the
+        scale multiplies, the scale's relative one, which is ln 2 / resolution.
         """
         if self._kind == "none":
             return None
@@ -148,11 +147,11 @@ class SideStatistics:
         error = max(self._error / rows if error is None else error, _FLOOR * energy)
         budget = _SHARE * error / parts
         resolution = min(math.ceil(math.log(2) * math.sqrt(energy / (12 * budget))), MAX_RESOLUTION)
-        lowest = math.floor(math.log2(self._lowest) * resolution) if self._lowest < math.inf else 0
+        centre = 2.0 ** (self._octaves / max(self._n_scales, 1))
         if not has_mean(self._kind):
-            return SideQuantizer(self._kind, resolution, lowest)
-        step = math.sqrt(12 * budget / self._width)
-        return SideQuantizer(self._kind, resolution, lowest, step, round(self._mean / rows / step))
+            return SideQuantizer(self._kind, resolution, centre)
+        step = max(math.sqrt(12 * budget / self._width), _FINEST * self._largest)
+        return SideQuantizer(self._kind, resolution, centre, step, self._mean / rows)
 
 
 def with_side(codes: Codes, features: Features, quantizer: SideQuantizer | None) -> Codes:
@@ -188,8 +187,8 @@ def targets(
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int64]]]:
     """What a search is to reconstruct for rows x, float32 (T, d), and the columns of their side information.
 
-    side: of the rows, where it is known beforehand. Rounded side information is undone here, so a search makes up for
-    its rounding.
+    side: of the rows, where it is known beforehand. The rounded scale is undone here, so a search makes up for its
+    rounding; not so the mean, whose rounding can be larger than all else that a row of nearly equal values has.
     """
     if quantizer is None:
         return x, {}
@@ -197,12 +196,5 @@ def targets(
     exact = sae.side(x) if side is None else side
     assert exact is not None
     columns = quantizer.columns(exact)
-    return unrestored(torch.from_numpy(np.array(x)), quantizer.side(columns)).numpy(), columns
-
-
-def _signed(value: int) -> bytes:
-    return varint(int(zigzag(np.array([value]))[0]))
-
-
-def _read_signed(reader: ByteReader) -> int:
-    return int(unzigzag(np.array([reader.varint(_CENTRE_LIMIT)]))[0])
+    undone = replace(exact, scale=quantizer.side(columns).scale)
+    return unrestored(torch.from_numpy(np.array(x)), undone).numpy(), columns

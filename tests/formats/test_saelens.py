@@ -13,29 +13,38 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from saecodec.codec import Codec
 from saecodec.errors import CheckpointError, SaecodecError, UnsupportedError
 from saecodec.formats.checkpoints import load_sae
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "saelens"
 CASES = [
+    "abstopk",
+    "batchtopk",
     "gated",
     "gated_nobdecin",
     "jumprelu",
     "jumprelu_float16",
     "jumprelu_float64",
     "jumprelu_nobdecin",
+    "matching_pursuit",
     "old_bool_norm_true",
     "old_v3_standard",
     "old_v4_jumprelu",
     "old_v4_topk",
     "old_very_old",
     "standard",
+    "standard_layer_norm",
     "standard_nobdecin",
     "topk",
+    "topk_constant_norm_rescale",
     "topk_expected_average_only_in",
     "topk_nobdecin",
     "topk_train",
+    "v5_finetune_scaling",
+    "v5_tanh_relu",
 ]
+NORMALIZED = {"standard_layer_norm": "layer_norm", "topk_constant_norm_rescale": "row_norm"}
 Edit = Callable[..., Path]
 
 
@@ -77,7 +86,9 @@ def test_feature_activations_and_rows_are_those_of_the_library(case: str) -> Non
     sae, io = load_sae(FIXTURES / case), reference(case)
     z = sae.encode(io["x"])
     assert float((z - io["z"]).abs().max()) < tolerance(case)
-    assert float((sae.decode(io["z"]) - io["x_hat"]).abs().max()) < tolerance(case)
+    assert sae.normalization == NORMALIZED.get(case, "none")
+    side = sae.side(io["x"].numpy())
+    assert float((sae.decode(io["z"], side) - io["x_hat"]).abs().max()) < tolerance(case)
     assert float((sae.reconstruct(io["x"]) - io["x_hat"]).abs().max()) < tolerance(case)
 
 
@@ -87,10 +98,10 @@ def test_the_sparse_path_equals_the_dense_one(case: str) -> None:
     features, z = sae.features(x.numpy()), sae.encode(x)
     dense = np.zeros(z.shape, np.float32)
     dense[np.repeat(np.arange(len(x)), np.diff(features.indptr)), features.latents] = features.values
-    scale = sae.encoder.nonlinearity.scale
+    scale = sae.encoder.scale
     np.testing.assert_array_equal(dense if scale is None else dense * scale.numpy(), z.numpy())
     assert np.all(features.values != 0)
-    np.testing.assert_allclose(sae.rows(features).numpy(), sae.decode(z).numpy(), atol=1e-5)
+    np.testing.assert_allclose(sae.rows(features).numpy(), sae.decode(z, features.side).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -98,7 +109,8 @@ def test_the_sae_says_what_it_is(case: str) -> None:
     sae = load_sae(FIXTURES / case)
     assert (sae.width, sae.n_latents, sae.name) == (32, 128, case)
     assert sae.source.startswith("SAELens gpt2-small blocks.8.hook_resid_pre")
-    assert sae.architecture in case.replace("very_old", "standard").replace("bool_norm_true", "standard")
+    shown = json.loads((FIXTURES / case / "cfg.json").read_text()).get("architecture", "standard")
+    assert sae.architecture == ("topk" if case == "old_v4_topk" else shown)
 
 
 def test_the_name_of_a_relative_path_is_the_folders_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,20 +128,13 @@ def test_a_change_of_the_encoder_keeps_the_decoder_id_and_changes_the_sae_id(edi
 @pytest.mark.parametrize(
     "case, config, named",
     [
-        ("standard", {"normalize_activations": "layer_norm"}, "'layer_norm'"),
-        ("standard", {"normalize_activations": "constant_norm_rescale"}, "'constant_norm_rescale'"),
         ("topk", {"normalize_activations": "constant_scalar_rescale"}, "'constant_scalar_rescale'"),
-        ("standard", {"reshape_activations": "hook_z"}, "'hook_z'"),
-        ("old_v3_standard", {"hook_name": "blocks.8.attn.hook_z"}, "'hook_z'"),
-        ("old_very_old", {"hook_point": "blocks.8.attn.hook_z"}, "'hook_z'"),
+        ("standard", {"reshape_activations": "hook_q"}, "'hook_q'"),
         ("standard", {"architecture": "transcoder", "d_out": 24}, "'transcoder'"),
         ("jumprelu", {"architecture": "jumprelu_skip_transcoder"}, "'jumprelu_skip_transcoder'"),
-        ("topk", {"architecture": "abstopk"}, "'abstopk'"),
-        ("topk", {"architecture": "batchtopk"}, "'batchtopk'"),
+        ("topk", {"architecture": "crosscoder"}, "'crosscoder'"),
         ("standard", {"architecture": "temporal"}, "'temporal'"),
-        ("standard", {"architecture": "matching_pursuit"}, "'matching_pursuit'"),
-        ("old_v3_standard", {"activation_fn_str": "tanh-relu"}, "'tanh-relu'"),
-        ("standard", {"activation_fn": "tanh-relu"}, "'tanh-relu'"),
+        ("standard", {"activation_fn": "gelu"}, "'gelu'"),
         ("standard", {"dtype": "float8_e4m3fn"}, "'float8_e4m3fn'"),
     ],
 )
@@ -148,12 +153,68 @@ def test_a_scaling_factor_of_ones_changes_nothing(edited: Edit) -> None:
     assert load_sae(folder).sae_id == load_sae(FIXTURES / "standard").sae_id
 
 
-@pytest.mark.parametrize("value", [2.0, float("nan")])
-def test_any_other_scaling_factor_is_refused_by_name(edited: Edit, value: float) -> None:
+def test_a_scaling_factor_of_an_architecture_that_has_none_is_refused_by_name(edited: Edit) -> None:
     factors = torch.ones(128)
-    factors[5] = value
+    factors[5] = 2.0
     with pytest.raises(UnsupportedError, match="scaling_factor"):
-        load_sae(edited("old_very_old", tensors={"scaling_factor": factors}))
+        load_sae(edited("jumprelu", tensors={"scaling_factor": factors}))
+
+
+def test_a_training_checkpoint_with_a_threshold_is_what_it_would_be_saved_as(edited: Edit) -> None:
+    x = reference("batchtopk")["x"]
+    saved, training = (load_sae(FIXTURES / "batchtopk" / part) for part in ("", "training_checkpoint"))
+    assert training.architecture == "batchtopk"
+    torch.testing.assert_close(training.encode(x), saved.encode(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(training.reconstruct(x), saved.reconstruct(x), atol=1e-5, rtol=0)
+    with pytest.raises(CheckpointError, match=r"topk_threshold.* missing"):
+        load_sae(edited("topk", {"architecture": "matryoshka_batchtopk"}))
+
+
+@pytest.mark.parametrize(
+    "case, config",
+    [
+        ("standard", {"reshape_activations": "hook_z"}),
+        ("old_v3_standard", {"hook_name": "blocks.8.attn.hook_z"}),
+        ("old_very_old", {"hook_point": "blocks.8.attn.hook_z"}),
+    ],
+)
+def test_the_heads_of_a_hook_z_are_one_row(edited: Edit, case: str, config: dict[str, Any]) -> None:
+    io, sae = reference(case), load_sae(edited(case, config))
+    heads = io["x"].reshape(5, 2, 4, 8)
+    torch.testing.assert_close(sae.encode(heads), io["z"].reshape(5, 2, 128), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sae.reconstruct(heads), io["x_hat"].reshape(heads.shape), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sae.encode(io["x"]), io["z"], atol=1e-5, rtol=0)
+    codec = Codec.fit(sae, heads.numpy())
+    np.testing.assert_array_equal(
+        codec.decode(codec.encode(heads.numpy())), codec.decode(codec.encode(io["x"].numpy()))
+    )
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("max_iterations", 0),
+        ("max_iterations", "12"),
+        ("residual_threshold", float("nan")),
+        ("residual_threshold", "x"),
+    ],
+)
+def test_steps_of_matching_pursuit_that_are_not_possible_are_named(edited: Edit, key: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=key):
+        load_sae(edited("matching_pursuit", {key: value}))
+
+
+def test_matching_pursuit_without_b_dec_on_the_way_in_has_none_on_the_way_out(edited: Edit) -> None:
+    sae = load_sae(edited("matching_pursuit", {"apply_b_dec_to_input": False}))
+    assert not sae.b_dec.any()
+    assert not sae.decode(torch.zeros(1, 128)).any()
+
+
+def test_k_given_must_be_that_of_the_config() -> None:
+    assert load_sae(FIXTURES / "topk", k=8).sae_id == load_sae(FIXTURES / "topk").sae_id
+    for case, k in (("topk", 9), ("standard", 8)):
+        with pytest.raises(CheckpointError, match=f"k = {k} was given"):
+            load_sae(FIXTURES / case, k=k)
 
 
 def test_a_tensor_the_architecture_does_not_have_is_refused_by_name(edited: Edit) -> None:
@@ -246,7 +307,7 @@ def test_truncated_weights_are_refused(edited: Edit, keep: int) -> None:
 def test_a_folder_that_is_not_a_checkpoint_says_what_was_expected(edited: Edit, missing: str) -> None:
     folder = edited("standard")
     (folder / missing).unlink()
-    with pytest.raises(UnsupportedError, match=r"not a SAELens folder \(cfg\.json and sae_weights\.safetensors\)"):
+    with pytest.raises(UnsupportedError, match=r"no SAE checkpoint that is known.*SAELens"):
         load_sae(folder)
 
 
