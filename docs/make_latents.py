@@ -113,6 +113,7 @@ def main() -> None:
         report["steps"] = {}
         for step in STEPS:
             measured = measure_latents(open_latents(cache), step=step) | round_trip(cache, step, Path(name))
+            del measured["seconds"]
             report["steps"][step] = measured
             target = f" (at most {TARGETS[step]} wanted)" if step in TARGETS else ""
             print(

@@ -16,7 +16,7 @@ from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.formats.atomic import atomic_folder, atomic_output, check_output_folder, check_output_path
 from saecodec.formats.delphi import DelphiSource
 from saecodec.formats.delphi_layout import TOKEN, USER_KEY, Layout, default_splits, is_cache_file
-from saecodec.formats.delphi_writer import DelphiWriter, default_config
+from saecodec.formats.delphi_writer import FLOATS, DelphiWriter, default_config
 from saecodec.formats.saec import SaecFile
 from saecodec.formats.sparse_npz import save_sparse_npz
 from saecodec.formats.sparse_torch import save_sparse_torch
@@ -25,6 +25,8 @@ from saecodec.progress import Progress, no_progress
 from saecodec.stored_floats import STORED, as_float, narrowed
 
 _MATRICES: Final = (".npz", ".pt", ".pth")
+_FILES: Final = (".npy", ".safetensors", ".saec", ".saecodec", ".csv", ".json", ".parquet", ".h5", ".zip")
+"""What is no folder's name; others with a dot may be, as `model.layers.3`."""
 _N_SPLITS: Final = 5  # delphi's default
 
 
@@ -118,14 +120,18 @@ def check_latent_output(path: str | os.PathLike[str], file: SaecFile, dtype: str
             raise OutputError(
                 f"{path}: .npz has no bfloat16; write a .pt, or choose --dtype float32, which holds it exactly"
             )
-    elif extension and len(extension) < 8 and not os.path.isdir(path):
+    elif extension in _FILES and not os.path.isdir(path):
         raise OutputError(
             f"{path}: has the extension {extension!r}; activations are written as {', '.join(_MATRICES)}, or into a "
-            "folder of delphi's cache, whose name has no extension"
+            "folder, delphi's cache"
         )
     else:
         check_output_folder(path, force=force, mine=is_cache_file)
         wanted = dtype or (latent_dtype(file) if _from_delphi(file) else "float16")
+        if wanted in ITEM_BYTES and wanted not in FLOATS:
+            raise OutputError(
+                f"{path}: a delphi cache holds {' or '.join(FLOATS)}, not {wanted}: choose one with --dtype"
+            )
     if wanted not in ITEM_BYTES:
         raise OutputError(f"{path}: dtype {wanted!r} was asked for; expected one of {', '.join(ITEM_BYTES)}")
     return wanted

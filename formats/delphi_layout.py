@@ -13,6 +13,8 @@ from saecodec.errors import InputError
 CONFIG: Final = "config.json"
 TOKEN: Final = "token"
 """Name of the column of token ids."""
+MAX_SPLITS: Final = 128
+"""Each is an open file or two."""
 USER_KEY: Final = "delphi"
 """Where a file made from a cache keeps its `Layout`, among the user's metadata."""
 SPLIT: Final = re.compile(r"(0|[1-9]\d*)_(\d+)\.safetensors")
@@ -69,6 +71,8 @@ def check_splits(splits: tuple[Split, ...], what: str) -> None:
     """InputError unless there are splits, in order, that do not overlap."""
     ends = [-1, *(split.last for split in splits)]
     bad = next((s for s, end in zip(splits, ends, strict=False) if s.first <= end or s.last < s.first - 1), None)
+    if len(splits) > MAX_SPLITS:
+        raise InputError(f"{what}: has {len(splits)} splits; at most {MAX_SPLITS} are supported")
     if not splits or bad is not None:
         found = f"{bad.name} overlaps another split or is empty" if bad else "there is no split"
         raise InputError(f"{what}: {found}; expected files <first latent>_<last latent>.safetensors")

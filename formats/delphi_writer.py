@@ -22,7 +22,8 @@ from saecodec.stored_floats import STORED
 
 _COPY: Final = 1 << 22
 _NUMPY: Final = {"U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "I64": "<i8", "U64": "<u8"}
-_FLOATS: Final = {"float16": "F16", "float32": "F32"}
+FLOATS: Final = {"float16": "F16", "float32": "F32"}
+"""The dtypes that activations may have, and what safetensors calls them."""
 _ORDER: Final = ("I16", "U16", "F16", "I32", "U32", "F32", "I64", "U64")
 """Tensors of a file lie in the order of their dtypes, the last of these first, then of their names; safetensors does so
 that each is aligned."""
@@ -32,17 +33,15 @@ class DelphiWriter:
     """Writes the cache of an array (sequences, positions, F) into an empty folder; a context. `finish` completes it.
 
     layout: of the cache; a split whose dtype of locations is "" has the smallest that delphi would take. dtype: of the
-    activations.
+    activations, one of `FLOATS`.
     """
 
     def __init__(self, folder: str, shape: tuple[int, int], layout: Layout, dtype: str) -> None:
-        if dtype not in _FLOATS:
-            raise OutputError(f"a delphi cache holds {' or '.join(_FLOATS)}, not {dtype}: choose one (--dtype float16)")
         self._folder, self._shape, self._layout, self._dtype = folder, shape, layout, dtype
         self._stack = ExitStack()
         self._splits = [_SplitSpool(split, self._temporary(), self._temporary()) for split in layout.splits]
         self._tokens = self._temporary() if layout.tokens else None
-        self._row = 0
+        self._row, self._nnz = 0, 0
 
     def __enter__(self) -> DelphiWriter:
         return self
@@ -66,14 +65,20 @@ class DelphiWriter:
             dtype = np.dtype(_NUMPY[self._layout.tokens])
             self._tokens.write(_integers(rows.columns[TOKEN], dtype, "tokens").tobytes())
         self._row += rows.n_rows
+        self._nnz += rows.nnz
 
     def finish(self) -> None:
-        """Write the files."""
+        """Write the files. FormatError when an activation is in no split."""
+        lost = self._nnz - sum(spool.nnz for spool in self._splits)
+        if lost:
+            raise FormatError(
+                f"{lost} activations are of latents that are in no split of the layout {self._layout.splits}"
+            )
         for spool in self._splits:
             code = spool.dtype()
             tensors: dict[str, _Tensor] = {
                 "locations": (code, (spool.nnz, 3), spool.locations, "<u4"),
-                "activations": (_FLOATS[self._dtype], (spool.nnz,), spool.activations, STORED[self._dtype]),
+                "activations": (FLOATS[self._dtype], (spool.nnz,), spool.activations, STORED[self._dtype]),
             }
             if self._tokens is not None:
                 tensors["tokens"] = (self._layout.tokens, self._shape, self._tokens, _NUMPY[self._layout.tokens])

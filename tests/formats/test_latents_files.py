@@ -299,6 +299,26 @@ def test_a_hostile_layout_in_the_metadata_is_refused(cache, tmp_path, text):
     assert not (tmp_path / "back").exists()
 
 
+def test_a_layout_that_leaves_out_latents_which_fire_loses_nothing_silently(cache, tmp_path):
+    encode_latents(open_latents(cache), tmp_path / "x.saec")
+    with open_saec(tmp_path / "x.saec") as file:
+        file.header.user["delphi"] = '{"splits": [[0, 59, "U16"]], "tokens": "", "config": null}'
+        with pytest.raises(FormatError, match="activations are of latents that are in no split"):
+            decode_latents(file, tmp_path / "back")
+        many = [[i, i, "U16"] for i in range(F)]
+        file.header.user["delphi"] = json.dumps({"splits": many, "tokens": "", "config": None})
+        with pytest.raises(InputError, match="has 300 splits; at most 128 are supported"):
+            decode_latents(file, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_may_have_the_dotted_name_of_a_module(cache, tmp_path):
+    encode_latents(open_latents(cache), tmp_path / "x.saec", step=0)
+    with open_saec(tmp_path / "x.saec") as file:
+        decode_latents(file, tmp_path / "model.layers.3")
+    assert open_latents(tmp_path / "model.layers.3").shape == (SEQUENCES, CONTEXT, F)
+
+
 def test_safetensors_are_written_as_the_library_writes_them(tmp_path):
     for dtype in (np.uint16, np.uint32, np.int64):
         tensors = {
@@ -336,6 +356,8 @@ def test_a_folder_is_replaced_only_with_force_and_only_if_it_is_a_cache(cache, t
             decode_latents(file, tmp_path / "plain", force=True)
         with pytest.raises(OutputError, match=r"has the extension '.csv'"):
             decode_latents(file, tmp_path / "z.csv")
+        with pytest.raises(OutputError, match="holds float16 or float32, not float64"):
+            decode_latents(file, tmp_path / "wide", dtype="float64")
         with pytest.raises(OutputError, match="there is no folder"):
             decode_latents(file, tmp_path / "no" / "back")
     assert sorted(os.listdir(back)) == sorted(os.listdir(cache))
