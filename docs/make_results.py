@@ -347,6 +347,28 @@ def memory(data: Path) -> str:
     return table(["rows", "peak resident MB"], rows) + "\n\n" + growth
 
 
+def latents(facts: dict[str, Any]) -> str:
+    """What a delphi cache costs, from docs/latents.json."""
+    rows = [
+        [
+            "exact" if step == "0" else step,
+            f"{case['nmse']:.4f}",
+            f"{case['bits_per_nonzero']:.2f}",
+            f"**{case['ratio']:.3f}**",
+            f"{case['ratio_with_columns']:.3f}",
+        ]
+        for step, case in facts["steps"].items()
+    ]
+    cache, zstd = facts["cache"], facts["zstd"]
+    head = ["step", "NMSE of z", "bits/nonzero", "of the cache's bytes", "tokens counted too"]
+    told = (
+        f"{cache['nonzeros']:,} activations of {cache['sequences']} sequences x {cache['positions']} positions, "
+        f"{cache['latents']} latents, {cache['bytes']:,} bytes in five splits; zstd {zstd['level']} takes "
+        f"{zstd['ratio']:.3f} of them, and {zstd['ratio_columns_apart']:.3f} column by column."
+    )
+    return f"{told}\n\n{table(head, rows)}"
+
+
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -371,6 +393,7 @@ def main() -> None:
         ("speed", lambda: speed(arguments.data)),
         ("rd", rate_distortion),
         ("context", lambda: page(json.loads((Path(__file__).parent / "context.json").read_text()))),
+        ("latents", lambda: latents(json.loads((Path(__file__).parent / "latents.json").read_text()))),
     ):
         if only is None or name in only:
             log(name)
