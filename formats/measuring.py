@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.distortion import Distortion
 from saecodec.estimates import CodeStatistics
+from saecodec.features import Side
 from saecodec.formats.array_source import ITEM_BYTES, ArraySource, rows_for
 from saecodec.formats.context_report import ContextComparison
 from saecodec.formats.encoding import EncodeReport, Ids, encode_array
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.frames import HEAD_BYTES
 from saecodec.goal import Goal
-from saecodec.normalization import Side
 from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.sae import SAE

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from saecodec.codes import Codes
 from saecodec.errors import OutputError
-from saecodec.features import Features
-from saecodec.normalization import Side
+from saecodec.features import Features, Side
 
 Chunk = TypeVar("Chunk")
 Array = NDArray[Any]

@@ -1,4 +1,5 @@
-"""`Features`: the nonzero feature activations of some rows, before quantization, as compressed sparse rows."""
+"""`Features`: the nonzero feature activations of some rows, before quantization, as compressed sparse rows, and their
+side information."""
 
 from __future__ import annotations
 
@@ -7,7 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.normalization import Side
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Side information of T rows. scale: float32 (T,), >= 0, what a reconstruction is multiplied by. mean: float32
+    (T,), what is then added to each of its values; None with a kind that subtracts none."""
+
+    scale: NDArray[np.float32]
+    mean: NDArray[np.float32] | None = None
+
+    def __getitem__(self, rows: slice) -> Side:
+        """Of a slice of the rows."""
+        return Side(self.scale[rows], None if self.mean is None else self.mean[rows])
 
 
 @dataclass(frozen=True, eq=False)

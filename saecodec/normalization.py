@@ -8,7 +8,6 @@ Those figures are the row's *side information*: a decoder needs them beside the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,25 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saecodec.features import Side
+
 KINDS: Final = ("none", "layer_norm", "row_norm", "sequence_norm")
 """none: x itself. layer_norm: (x - mean) / (std + 1e-5), std with ddof 1, undone by mean and std alone (SAELens
 `layer_norm`, openai/sparse_autoencoder `LN`). row_norm: x sqrt(d) / |x| (SAELens `constant_norm_rescale`,
 Language-Model-SAEs `token-wise`). sequence_norm: x sqrt(d) / mean |x| over the row's sequence (Language-Model-SAEs
 `batch-wise`)."""
 _EPSILON: Final = 1e-5  # of layer_norm, on the way in alone: so both libraries
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """Side information of T rows. scale: float32 (T,), >= 0, what a reconstruction is multiplied by. mean: float32
-    (T,), what is then added to each of its values; None with a kind that subtracts none."""
-
-    scale: NDArray[np.float32]
-    mean: NDArray[np.float32] | None = None
-
-    def __getitem__(self, rows: slice) -> Side:
-        """Of a slice of the rows."""
-        return Side(self.scale[rows], None if self.mean is None else self.mean[rows])
 
 
 def has_mean(kind: str) -> bool:

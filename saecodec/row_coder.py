@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from saecodec.codec import Codec
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import MissingPieceError
-from saecodec.features import Features
+from saecodec.features import Features, Side
 from saecodec.fit_residual import RESIDUAL_SLOPE, choose_levels
 from saecodec.layers import Layers
-from saecodec.normalization import Side
 from saecodec.search import Mode, Search
 from saecodec.side import side_at, targets
 

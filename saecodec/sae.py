@@ -20,9 +20,9 @@ from torch import Tensor
 from saecodec.encoder import HALF, AnyEncoder, encoder_of
 from saecodec.encoder import Encoder as Encoder
 from saecodec.errors import CheckpointError, InputError, MissingPieceError
-from saecodec.features import Features
+from saecodec.features import Features, Side
 from saecodec.identity import content_hash
-from saecodec.normalization import KINDS, Side, normalized, restored, sequence_scales, side_of
+from saecodec.normalization import KINDS, normalized, restored, sequence_scales, side_of
 
 _BATCH_CELLS: Final = 1 << 21  # T x F pre-activations at a time: 8 MB stay in the cache
 _MIN_BATCH_ROWS: Final = 64

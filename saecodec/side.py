@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from saecodec.codes import MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
-from saecodec.features import Features
-from saecodec.normalization import KINDS, Side, has_mean, sequence_scales, unrestored
+from saecodec.features import Features, Side
+from saecodec.normalization import KINDS, has_mean, sequence_scales, unrestored
 from saecodec.wire import ByteReader, varint
 
 if TYPE_CHECKING:
