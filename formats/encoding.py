@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec, needs_sequences
+from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import InputError, MissingPieceError, OutputError
@@ -27,6 +27,7 @@ from saecodec.goal import Goal
 from saecodec.layers import Layers
 from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
+from saecodec.rows import needs_sequences
 from saecodec.sae import SAE
 from saecodec.search import MODES
 from saecodec.sequences import Chunking, ids_of_shape

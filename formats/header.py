@@ -48,11 +48,16 @@ class Header:
     row_shape: tuple[int, ...] = ()
     values: ValueCode | None = None
 
+    @property
+    def requires(self) -> list[str]:
+        """What a reader must know."""
+        requires = required(self.prior, residual=self.residual, side=self.side)
+        return requires if self.values is None else [*requires, LATENTS]
+
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""
         check_user(self.user)
-        requires = required(self.prior, residual=self.residual, side=self.side)
-        record = versioned(requires if self.values is None else [*requires, LATENTS]) | {
+        record = versioned(self.requires) | {
             "width": self.width,
             "dtype": self.dtype,
             "chunk_rows": self.chunk_rows,

@@ -19,6 +19,7 @@ from saecodec.errors import FormatError, IdentityError, InputError, MissingPiece
 from saecodec.formats.header import Header
 from saecodec.formats.index import Index
 from saecodec.frames import HEAD_BYTES, FrameHead
+from saecodec.version import table_kinds
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
@@ -102,7 +103,7 @@ class SaecFile:
                 found.append((head.kind, at))
             at += HEAD_BYTES + head.length
         kinds = [kind for kind, _ in found]
-        tables = ("TABL", *(["SIDE"] if header.side else []), *(["RTAB"] if header.residual else []))
+        tables = table_kinds(header.requires)
         expected = {"none": (), "tables": tables, "decoder": (*tables, "SAEW")}[header.embed]
         if tuple(kinds) != expected:
             raise FormatError(f"{self.path}: the header says embed {header.embed!r}, but frames {kinds} follow it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
@@ -20,14 +20,14 @@ from saecodec.frames import frame, frames, known_frames, pack_record, unpack_rec
 from saecodec.identity import content_hash
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
-from saecodec.priors.registry import CONTEXT
 from saecodec.quantizer import Quantizer, Step, quantize
 from saecodec.residual import ResidualLayer
+from saecodec.rows import given_rows
 from saecodec.sae import SAE
 from saecodec.search import Mode
-from saecodec.sequences import Chunking, ids_of_shape
+from saecodec.sequences import Chunking
 from saecodec.side import SideQuantizer, scales_of, side_at, with_side
-from saecodec.version import LATENTS, RESIDUAL, SIDE, check_prior, check_version, required, versioned
+from saecodec.version import LATENTS, check_prior, check_version, required, table_kinds, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
@@ -84,9 +84,8 @@ class Codec:
         from saecodec.steering import Steering
         from saecodec.store import MemoryStores
 
-        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
-        rows = as_rows(x, sae.width)
-        chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), prior, sae))
+        rows, ids = given_rows(x, sae, prior, seq)
+        chunking = Chunking.of(len(rows), chunk_rows, ids)
         goal = Goal.of(step, nmse, bits, search, residual, prior, fit_seconds)
 
         def chunks() -> Iterator[NDArray[np.float32]]:
@@ -126,9 +125,8 @@ class Codec:
     def quantize(self, x: NDArray[np.floating[Any]]) -> Codes:
         """The codes of rows x (..., d) that stand for the SAE's own activations."""
         sae = self._sae()
-        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
-        rows = as_rows(x, sae.width)
-        scales = scales_of(sae, [rows], _ids(None, np.shape(x), self.latents.prior.name, sae))
+        rows, ids = given_rows(x, sae, self.latents.prior.name)
+        scales = scales_of(sae, [rows], ids)
         return self.quantize_features(sae.features(rows, side=side_at(scales, 0, len(rows))))
 
     def quantize_features(self, features: Features) -> Codes:
@@ -162,9 +160,8 @@ class Codec:
         from saecodec.row_coder import RowCoder
 
         sae = self._sae()
-        x = sae.joined(x if hasattr(x, "ndim") else np.asarray(x))
-        rows = as_rows(x, sae.width)
-        chunking = Chunking.of(len(rows), chunk_rows, _ids(seq, np.shape(x), self.latents.prior.name, sae))
+        rows, ids = given_rows(x, sae, self.latents.prior.name, seq)
+        chunking = Chunking.of(len(rows), chunk_rows, ids)
         coder = RowCoder(self, search, slope, scales=scales_of(sae, [rows], chunking.ids))
         parts = (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
         return b"".join(data for chunk in stream_batches(self.pack, parts) for data in chunk)
@@ -316,36 +313,3 @@ class Codec:
         if record_field(record, "codec_id", bytes, what).hex() != codec.codec_id:
             raise FormatError(f"{what}: the tables are not those of the codec id in its header")
         return codec
-
-
-def table_kinds(requires: Collection[str]) -> tuple[str, ...]:
-    """Types of the frames of `table_frames`, in their order, by what a reader must know."""
-    return ("TABL", *(["SIDE"] if SIDE in requires else []), *(["RTAB"] if RESIDUAL in requires else []))
-
-
-def needs_sequences(prior: str, sae: SAE) -> bool:
-    """Whether sequence ids are taken from the shape of an array with positions, where none are given."""
-    return prior == CONTEXT or sae.normalization == "sequence_norm"
-
-
-def _ids(
-    seq: NDArray[np.integer[Any]] | None, shape: tuple[int, ...], prior: str, sae: SAE
-) -> NDArray[np.integer[Any]] | None:
-    """Sequence ids of rows (..., d): as given, flat or (...,), or else, where they are needed, from the rows' shape."""
-    if seq is None:
-        return ids_of_shape(shape) if needs_sequences(prior, sae) else None
-    ids = np.asarray(seq)
-    return ids.reshape(-1) if ids.shape == shape[:-1] else ids
-
-
-def as_rows(x: NDArray[np.floating[Any]], width: int) -> NDArray[np.float32]:
-    """Rows (..., d) of any real dtype as float32 (T, d); InputError unless d is `width`."""
-    if hasattr(x, "detach"):  # a torch tensor, of which numpy knows no bfloat16
-        x = x.detach().float().cpu().numpy()
-    array = np.asarray(x)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"rows are real numbers, got {array.dtype}")
-    if array.ndim < 1 or array.shape[-1] != width:
-        raise InputError(f"the SAE codes rows of {width} values, got an array of shape {array.shape}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the SAE refuses by row
-        return np.ascontiguousarray(array.reshape(-1, width), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from saecodec.errors import FormatError, UnsupportedError
@@ -19,6 +20,11 @@ FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2, SIDE:
 def required(prior: str, *, residual: bool, side: bool = False) -> list[str]:
     """What a reader must know of a codec: its prior, the residual layer and side information where it has them."""
     return [_PRIOR + prior, *([RESIDUAL] if residual else []), *([SIDE] if side else [])]
+
+
+def table_kinds(requires: Collection[str]) -> tuple[str, ...]:
+    """Types of the frames that hold a codec's tables, in their order."""
+    return ("TABL", *(["SIDE"] if SIDE in requires else []), *(["RTAB"] if RESIDUAL in requires else []))
 
 
 def versioned(requires: list[str]) -> dict[str, Any]:
