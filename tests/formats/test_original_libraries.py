@@ -1,0 +1,118 @@
+"""Checkpoints that the original libraries write here and now; each test is skipped where its library is not installed.
+
+pip install sae-lens dictionary-learning eai-sparsify
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from saecodec.formats.checkpoints import load_sae
+
+# Libraries that nobody here can mend warn at import and at use.
+pytestmark = pytest.mark.filterwarnings("ignore")
+D, F, K = 16, 48, 5
+
+
+def randomize(model: torch.nn.Module) -> None:
+    """Random parameters, but positive thresholds, and decoders of all norms."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.ndim == 2 else 0.2))
+            if "threshold" in name:
+                parameter.abs_()
+
+
+def compare(path: Path, x: torch.Tensor, z: torch.Tensor, x_hat: torch.Tensor, k: int | None = None) -> None:
+    sae = load_sae(path, "cpu", k=k)
+    torch.testing.assert_close(sae.encode(x), z.detach().float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(sae.reconstruct(x), x_hat.detach().float(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("normalize", ["none", "layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk", "abstopk", "matching_pursuit"])
+def test_saelens(architecture: str, normalize: str, tmp_path: Path) -> None:
+    pytest.importorskip("sae_lens", exc_type=ImportError)
+    from sae_lens import registry  # type: ignore[import-not-found]
+
+    sae_class, config_class = registry.get_sae_class(architecture)
+    options: dict[str, Any] = {"k": K} if "topk" in architecture else {}
+    if architecture == "matching_pursuit":
+        options = {"max_iterations": 7}
+    config = config_class(d_in=D, d_sae=F, dtype="float32", device="cpu", normalize_activations=normalize, **options)
+    model = sae_class(config)
+    randomize(model)
+    model.save_model(tmp_path)
+    x = torch.randn(40, D)
+    with torch.no_grad():
+        z = model.encode(x)
+        compare(tmp_path, x, z, model.decode(z))
+
+
+def _dictionaries() -> dict[str, Callable[[], Any]]:
+    from dictionary_learning import dictionary  # type: ignore[import-not-found]
+    from dictionary_learning.trainers.batch_top_k import BatchTopKSAE  # type: ignore[import-not-found]
+    from dictionary_learning.trainers.matryoshka_batch_top_k import (  # type: ignore[import-not-found]
+        MatryoshkaBatchTopKSAE,
+    )
+    from dictionary_learning.trainers.top_k import AutoEncoderTopK  # type: ignore[import-not-found]
+
+    return {
+        "AutoEncoder": lambda: dictionary.AutoEncoder(D, F),
+        "AutoEncoderNew": lambda: dictionary.AutoEncoderNew(D, F),
+        "GatedAutoEncoder": lambda: dictionary.GatedAutoEncoder(D, F),
+        "JumpReluAutoEncoder": lambda: dictionary.JumpReluAutoEncoder(D, F),
+        "AutoEncoderTopK": lambda: AutoEncoderTopK(D, F, K),
+        "BatchTopKSAE": lambda: BatchTopKSAE(D, F, K),
+        "MatryoshkaBatchTopKSAE": lambda: MatryoshkaBatchTopKSAE(D, F, K, [F // 3, F - F // 3]),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "AutoEncoder",
+        "AutoEncoderNew",
+        "GatedAutoEncoder",
+        "JumpReluAutoEncoder",
+        "AutoEncoderTopK",
+        "BatchTopKSAE",
+        "MatryoshkaBatchTopKSAE",
+    ],
+)
+def test_dictionary_learning(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("dictionary_learning", exc_type=ImportError)
+    made = _dictionaries()[kind]()
+    randomize(made)
+    if "BatchTopK" in kind:
+        made.threshold.fill_(0.3)
+    torch.save(made.state_dict(), tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": kind, "k": K}}))
+    loaded = type(made).from_pretrained(str(tmp_path / "ae.pt"))
+    x = torch.randn(40, D)
+    with torch.no_grad():
+        z = loaded.encode(x)
+        compare(tmp_path, x, z, loaded.decode(z))
+
+
+@pytest.mark.parametrize("activation", ["topk", "groupmax"])
+def test_sparsify(activation: str, tmp_path: Path) -> None:
+    pytest.importorskip("sparsify", exc_type=ImportError)
+    from sparsify import SparseCoder, SparseCoderConfig  # type: ignore[import-not-found]
+
+    k = 6 if activation == "groupmax" else K
+    model = SparseCoder(D, SparseCoderConfig(activation=activation, num_latents=F, k=k, normalize_decoder=False))
+    randomize(model)
+    model.save_to_disk(tmp_path)
+    x = torch.randn(40, D)
+    with torch.no_grad():
+        found = model.encode(x)
+        z = torch.zeros(40, F).scatter_(1, found.top_indices, found.top_acts)
+        compare(tmp_path, x, z, model.decode(found.top_acts, found.top_indices))
