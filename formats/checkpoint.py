@@ -196,14 +196,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     import zipfile
+    import zlib
 
     import numpy as np
     import torch
 
+    damaged = OSError, ValueError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: torch.from_numpy(np.array(archive[name])) for name in archive.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except damaged as error:
         raise CheckpointError(f"{path}: cannot be read as an npz archive of arrays ({error})") from error
 
 
