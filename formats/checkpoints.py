@@ -106,12 +106,18 @@ def find(path: Path, options: Options | None = None) -> tuple[Family, Checkpoint
 def with_input_scale(sae: SAE, factor: float) -> SAE:
     """The SAE of rows that are multiplied by `factor` first, and divided by it after: W_enc f, W_dec / f, b_dec / f.
 
-    As in SAELens, `fold_activation_norm_scaling_factor`.
+    As in SAELens, `fold_activation_norm_scaling_factor`. InputError when the factor is not positive, or rows are
+    normalized by figures of their own.
     """
     from saecodec.encoder import Encoder, MatchingPursuit
 
     if not 0 < factor < math.inf:
         raise InputError(f"an input scale is a positive number, got {factor}")
+    if sae.normalization != "none":
+        raise InputError(
+            f"the SAE {sae.name!r} normalizes rows ({sae.normalization}), so an input scale changes nothing: leave it "
+            "out"
+        )
     encoder = sae.encoder
     if isinstance(encoder, Encoder):
         scaled = encoder.w_glu if encoder.w_glu is None else encoder.w_glu * factor
