@@ -43,10 +43,10 @@ def case(write: Callable[[Path], Written]) -> Callable[[Path], Written]:
 # -- weights, files, and the steps of equations ------------------------------------------------------------------------
 
 
-def rows() -> Array:
-    """Rows of four sequences, (4, 16, d), of different norms and means."""
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=(4, 16, D)) * rng.uniform(0.5, 3, (4, 16, 1)) + rng.normal(size=(4, 16, 1))
+def rows(n_sequences: int = 4) -> Array:
+    """Rows of sequences, (n, 16, d), of different norms and means."""
+    rng, shape = np.random.default_rng(5), (n_sequences, 16, 1)
+    x = rng.normal(size=(n_sequences, 16, D)) * rng.uniform(0.5, 3, shape) + rng.normal(size=shape)
     return x.astype(np.float32).astype(np.float64)
 
 
