@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saecodec.sae import SAE
 
 MAPPING: Final = "saecodec.json"
-_KEYS: Final = frozenset(
+KEYS: Final = frozenset(
     {
         "weights",
         "tensors",
@@ -34,6 +34,7 @@ _KEYS: Final = frozenset(
         "unit_decoder",
     }
 )
+"""Of a mapping; docs/checkpoints.md explains each."""
 _MATRICES: Final = ("w_enc", "w_dec", "w_glu")
 _VECTORS: Final = ("b_enc", "b_dec", "b_glu", "threshold", "scale", "r_mag", "b_mag", "b_gate")
 
@@ -50,9 +51,9 @@ def load_mapped(path: Path, options: Options) -> SAE:
     from saecodec.encoder import DTYPES
 
     raw = read_config(path)
-    unknown = sorted(raw.keys() - _KEYS)
+    unknown = sorted(raw.keys() - KEYS)
     if unknown:
-        raise CheckpointError(f"{path}: unknown keys {unknown}; a mapping has {', '.join(sorted(_KEYS))}")
+        raise CheckpointError(f"{path}: unknown keys {unknown}; a mapping has {', '.join(sorted(KEYS))}")
     checkpoint = Checkpoint(path, _weights(path, raw), options)
     tensors = _tensors(checkpoint, raw.get("tensors"))
     missing = {"w_enc", "w_dec"} - tensors.keys()

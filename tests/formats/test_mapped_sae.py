@@ -36,10 +36,13 @@ from family_cases import (
     tensors,
     top_k,
 )
+from make_checkpoints import PAGE, between
 from safetensors.torch import save_file
 
 from saecodec.errors import CheckpointError, SaecodecError, UnsupportedError
 from saecodec.formats.checkpoints import load_sae
+from saecodec.formats.mapped_sae import KEYS
+from saecodec.nonlinearity import NONLINEARITIES
 
 Map = Callable[..., Path]
 LINEAR = {"w_enc": {"name": "enc.kernel", "transpose": True}, "b_enc": "enc.bias", "w_dec": "dec", "b_dec": "mean"}
@@ -147,6 +150,22 @@ def test_a_mapping_is_found_in_its_folder_and_under_any_name(mapped: Map) -> Non
     path, other = mapped(), mapped(name="other.json", architecture="mine")
     assert load_sae(path.parent).sae_id == load_sae(path).sae_id
     assert load_sae(other).architecture == "mine"
+
+
+def test_the_example_in_the_document_loads(tmp_path: Path) -> None:
+    example = between(PAGE.read_text(encoding="utf-8"), "example").removeprefix("```json\n").removesuffix("\n```")
+    (tmp_path / "saecodec.json").write_text(example)
+    held = tensors(encoder__kernel=W_E.T, encoder__bias=B_E, dictionary=W_D, mean=B_D, theta=THRESHOLD)
+    torch.save(held, tmp_path / "my_sae.pt")
+    z = jump((rows() - B_D) @ W_E + B_E)
+    np.testing.assert_allclose(load_sae(tmp_path, "cpu").encode(torch.from_numpy(rows())), z, rtol=1e-5, atol=1e-5)
+
+
+def test_the_document_has_every_key_and_every_nonlinearity() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    table = text[text.index("| Key |") : text.index("## What cannot")]
+    for word in KEYS | {kind.kind for kind in NONLINEARITIES}:
+        assert f"`{word}`" in table
 
 
 def test_k_may_be_given_by_the_user(mapped: Map) -> None:
