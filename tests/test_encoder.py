@@ -97,6 +97,11 @@ def test_a_row_stops_after_the_step_that_adds_no_latent() -> None:
     assert dense(MatchingPursuit(100, 0.7, False, False).active(x, w, b), 1, 1).item() == 0.5 + 0.5 * 0.75
 
 
+def test_steps_without_end_end_where_nothing_changes() -> None:
+    z = dense(MatchingPursuit(1 << 40, 0.0, False, False).active(torch.ones(2, 3), torch.eye(3), torch.zeros(3)), 2, 3)
+    assert z.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
 def test_rows_do_not_change_and_nothing_correlates_with_what_points_away() -> None:
     x = -directions(5)[:1]
     before = x.clone()
