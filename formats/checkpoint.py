@@ -100,7 +100,7 @@ class Checkpoint:
                     "load_sae(path, k=K))"
                 )
             found = asked
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or found != int(found) or found < 1:
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or found < 1 or found % 1 != 0:
             raise CheckpointError(f"{self.path}: k is {found!r}, expected a positive integer")
         if asked is not None and asked != found:
             raise CheckpointError(f"{self.path}: k = {asked} was given, but the checkpoint says {int(found)}")

@@ -66,10 +66,13 @@ def _load(path: str, k: int | None) -> SAE:
         raise UnsupportedError(f"{path}: no such path; expected an SAE checkpoint, a folder or a file")
     options = Options(k, part)
     mapping = mapping_of(where)
-    if mapping is not None:
-        return load_mapped(mapping, options)
-    family, checkpoint = find(where, options)
-    return family.load(checkpoint)
+    try:
+        if mapping is not None:
+            return load_mapped(mapping, options)
+        family, checkpoint = find(where, options)
+        return family.load(checkpoint)
+    except (IndexError, RuntimeError, TypeError) as error:  # torch's, about tensors of shapes that no SAE has
+        raise CheckpointError(f"{path}: its tensors do not fit together ({error})") from error
 
 
 def find(path: Path, options: Options | None = None) -> tuple[Family, Checkpoint]:

@@ -95,7 +95,7 @@ def _load(checkpoint: Checkpoint, family: str, infix: str) -> SAE:
 
     names = (f"encoder{infix}.weight", f"encoder{infix}.bias", f"decoder{infix}.weight", f"decoder{infix}.bias")
     encoder, b_enc, decoder, b_dec = checkpoint.tensors(*names)
-    maps = Maps(encoder.T, b_enc, decoder.T, b_dec)
+    maps = Maps(encoder.t(), b_enc, decoder.t(), b_dec)
     return made(checkpoint, family, "standard", maps, nonlinearity=ReLU(), subtract=False)
 
 

@@ -136,7 +136,7 @@ def _tensors(checkpoint: Checkpoint, wanted: object) -> dict[str, Tensor]:
         (tensor,) = checkpoint.tensors(name)
         if transpose and tensor.ndim != 2:
             raise CheckpointError(f"{checkpoint.path}: {key} has shape {tuple(tensor.shape)}: nothing to transpose")
-        out[key] = tensor.T if transpose else tensor
+        out[key] = tensor.t() if transpose else tensor
     return out
 
 

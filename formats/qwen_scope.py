@@ -22,7 +22,7 @@ def _load(checkpoint: Checkpoint) -> SAE:
     from saecodec.nonlinearity import TopK
 
     w_enc, b_enc, w_dec, b_dec = checkpoint.tensors("W_enc", "b_enc", "W_dec", "b_dec")
-    maps = Maps(w_enc.T, b_enc, w_dec.T, b_dec)
+    maps = Maps(w_enc.t(), b_enc, w_dec.t(), b_dec)
     return made(checkpoint, "Qwen Scope", "topk", maps, nonlinearity=TopK(checkpoint.k(None)), subtract=False)
 
 

@@ -38,7 +38,7 @@ def _load(checkpoint: Checkpoint) -> SAE:
     else:
         raise UnsupportedError(f"{checkpoint.path}: activation {activation!r}; this version knows topk, groupmax")
     dtype = str(next(iter(checkpoint.values.values())).dtype).removeprefix("torch.")
-    maps = Maps(encoder.T, b_enc, w_dec, b_dec)
+    maps = Maps(encoder.t(), b_enc, w_dec, b_dec)
     return made(checkpoint, "sparsify", activation, maps, nonlinearity=nonlinearity, subtract=True, dtype=dtype)
 
 

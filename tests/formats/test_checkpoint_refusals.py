@@ -308,3 +308,56 @@ def test_four_arrays_of_another_library_in_an_npz_are_not_taken_for_qwens(tmp_pa
     np.savez(tmp_path / "params.npz", **PARAMETERS)
     with pytest.raises(UnsupportedError, match="no SAE checkpoint that is known"):
         load_sae(tmp_path, k=K)
+
+
+# -- hostile checkpoints -----------------------------------------------------------------------------------------------
+
+
+def held_in(file: Path) -> dict[str, Any]:
+    if file.suffix == ".safetensors":
+        return dict(load_file(file))
+    if file.suffix == ".npz":
+        with np.load(file) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    return dict(torch.load(file, weights_only=True))
+
+
+def write(file: Path, held: dict[str, Any]) -> None:
+    if file.suffix == ".safetensors":
+        save_file(held, file)
+    elif file.suffix == ".npz":
+        np.savez(file, **held)
+    else:
+        torch.save(held, file)
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_tensors_of_any_other_shape_raise_an_error_of_ours(tmp_path: Path, case: str) -> None:
+    """Or they make no difference, such as figures of the training, or another SAE (a tied one of other width)."""
+    written = CASES[case](tmp_path)
+    (file,) = (path for path in tmp_path.rglob("*") if path.suffix in (".safetensors", ".npz", ".pt", ".pth"))
+    held, refused = held_in(file), 0
+    for name in (name for name, value in held.items() if isinstance(value, torch.Tensor)):
+        for shape in ((), (0,), (3,), (F, 1), (2, 3), (2, 2, 2)):
+            if shape == tuple(held[name].shape):
+                continue
+            write(file, held | {name: torch.full(shape, 2.0)})
+            try:
+                sae = load_sae(written.path, "cpu", k=written.k)
+            except SaecodecError:
+                refused += 1
+            else:
+                assert sae.encode(torch.zeros(1, 2, sae.width)).shape == (1, 2, sae.n_latents)
+    assert refused >= 10
+
+
+@pytest.mark.parametrize("k", ["NaN", "Infinity", "1e400", "-1", "[3]", '{"k": 3}', "null", "99999999999999999999"])
+def test_a_k_of_any_other_kind_raises_an_error_of_ours_or_is_all_latents(tmp_path: Path, k: str) -> None:
+    CASES["sparsify_topk"](tmp_path)
+    path = tmp_path / "cfg.json"
+    path.write_text(path.read_text().replace('"k": 3', f'"k": {k}'))
+    if k.startswith("9"):
+        assert load_sae(tmp_path).encode(torch.zeros(1, D)).shape == (1, F)
+    else:
+        with pytest.raises(CheckpointError, match=r"k is |active"):
+            load_sae(tmp_path)
