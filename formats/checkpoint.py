@@ -135,8 +135,7 @@ def transcoder(path: Path, told: str) -> UnsupportedError:
     """The error for SAEs that do not reconstruct what they encode. told: what the checkpoint says of it."""
     return UnsupportedError(
         f"{path}: {told}: a transcoder, whose latents stand for another activation than the one they are computed "
-        f"from, "
-        "so rows cannot be coded; the latents can, on their own (encode --latents)"
+        "from, so rows cannot be coded; the latents can, on their own (encode --latents)"
     )
 
 
@@ -144,8 +143,7 @@ def skip_connection(path: Path, told: str) -> UnsupportedError:
     """The error for SAEs whose decoder would need x. told: what the checkpoint says of it."""
     return UnsupportedError(
         f"{path}: {told}: a skip connection adds x W_skip to what the latents say, which a decoder without x cannot; "
-        f"the "
-        "latents can be coded on their own (encode --latents)"
+        "the latents can be coded on their own (encode --latents)"
     )
 
 

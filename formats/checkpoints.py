@@ -101,8 +101,7 @@ def find(path: Path, options: Options | None = None) -> tuple[Family, Checkpoint
     told = f"{seen[0].file} has {', '.join(sorted(map(str, seen[0].names))[:12])}" if seen else "there are no weights"
     raise UnsupportedError(
         f"{path}: no SAE checkpoint that is known ({told}). Known are: {known}. For any other, write a JSON file "
-        f"that maps "
-        "its tensors (docs/checkpoints.md)"
+        "that maps its tensors (docs/checkpoints.md)"
     )
 
 

@@ -103,9 +103,8 @@ def _activation(
     if kind == "batchtopk":
         raise UnsupportedError(
             f"{checkpoint.path}: batchtopk keeps the k N largest of a batch of N rows, so what a row becomes depends "
-            f"on "
-            "its neighbours, and no threshold is saved: convert it to jumprelu first (Language-Model-SAEs does at the "
-            "end of a training)"
+            "on its neighbours, and no threshold is saved: convert it to jumprelu first (Language-Model-SAEs does at "
+            "the end of a training)"
         )
     raise UnsupportedError(f"{checkpoint.path}: act_fn {kind!r}; this version knows relu, jumprelu, topk")
 
