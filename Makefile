@@ -6,17 +6,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results rd context latents clean
+.PHONY: help demo test lint results checkpoints rd context latents clean
 
 help:
-	@echo "make demo      compress the bundled activations and show rate and distortion"
-	@echo "make test      run the tests"
-	@echo "make lint      ruff and mypy"
-	@echo "make results   measure again what docs/results.md reports (DATA=folder)"
-	@echo "make rd        measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
-	@echo "make context   measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
-	@echo "make latents   measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
-	@echo "make clean     remove .venv, build outputs and caches"
+	@echo "make demo         compress the bundled activations and show rate and distortion"
+	@echo "make test         run the tests"
+	@echo "make lint         ruff and mypy"
+	@echo "make results      measure again what docs/results.md reports (DATA=folder)"
+	@echo "make checkpoints  write the tables of docs/checkpoints.md again (REFERENCE=folder, or SAECODEC_FIXTURES)"
+	@echo "make rd           measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
+	@echo "make context      measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
+	@echo "make latents      measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
+	@echo "make clean        remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.
 $(STAMP): pyproject.toml constraints.txt
@@ -44,6 +45,9 @@ lint: $(STAMP)
 DATA ?= ../shared/data
 results: $(STAMP)
 	$(BIN)/python docs/make_results.py $(DATA)
+
+checkpoints: $(STAMP)
+	$(BIN)/python docs/make_checkpoints.py $(REFERENCE)
 
 rd: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'

@@ -100,7 +100,7 @@ class Checkpoint:
                     "load_sae(path, k=K))"
                 )
             found = asked
-        if isinstance(found, bool) or not isinstance(found, (int, float)) or found != int(found) or found < 1:
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or found < 1 or found % 1 != 0:
             raise CheckpointError(f"{self.path}: k is {found!r}, expected a positive integer")
         if asked is not None and asked != found:
             raise CheckpointError(f"{self.path}: k = {asked} was given, but the checkpoint says {int(found)}")
@@ -135,8 +135,7 @@ def transcoder(path: Path, told: str) -> UnsupportedError:
     """The error for SAEs that do not reconstruct what they encode. told: what the checkpoint says of it."""
     return UnsupportedError(
         f"{path}: {told}: a transcoder, whose latents stand for another activation than the one they are computed "
-        f"from, "
-        "so rows cannot be coded; the latents can, on their own (encode --latents)"
+        "from, so rows cannot be coded; the latents can, on their own (encode --latents)"
     )
 
 
@@ -195,14 +194,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     import zipfile
+    import zlib
 
     import numpy as np
     import torch
 
+    damaged = OSError, ValueError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: torch.from_numpy(np.array(archive[name])) for name in archive.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except damaged as error:
         raise CheckpointError(f"{path}: cannot be read as an npz archive of arrays ({error})") from error
 
 

@@ -67,19 +67,21 @@ def _located(path: str) -> tuple[Found, str | None]:
     found = Found(Path(name)) if Path(name).exists() else locate(name)
     if found is None:
         raise UnsupportedError(
-            f"{path}: no such path; expected an SAE checkpoint (a folder or a file), hf://owner/repo/path, or with "
-            f"SAELens "
-            "installed its release/sae_id"
+            f"{path}: no such path; expected an SAE checkpoint (a folder or a file), hf://owner/repo/path, or, where "
+            "SAELens is installed, its release/sae_id"
         )
     return found, part or None
 
 
 def _load(path: Path, options: Options) -> SAE:
     mapping = mapping_of(path)
-    if mapping is not None:
-        return load_mapped(mapping, options)
-    family, checkpoint = find(path, options)
-    return family.load(checkpoint)
+    try:
+        if mapping is not None:
+            return load_mapped(mapping, options)
+        family, checkpoint = find(path, options)
+        return family.load(checkpoint)
+    except (IndexError, RuntimeError, TypeError) as error:  # torch's, about tensors of shapes that no SAE has
+        raise CheckpointError(f"{path}: its tensors do not fit together ({error})") from error
 
 
 def find(path: Path, options: Options | None = None) -> tuple[Family, Checkpoint]:
@@ -108,20 +110,25 @@ def find(path: Path, options: Options | None = None) -> tuple[Family, Checkpoint
     told = f"{seen[0].file} has {', '.join(sorted(map(str, seen[0].names))[:12])}" if seen else "there are no weights"
     raise UnsupportedError(
         f"{path}: no SAE checkpoint that is known ({told}). Known are: {known}. For any other, write a JSON file "
-        f"that maps "
-        "its tensors (docs/checkpoints.md)"
+        "that maps its tensors (docs/checkpoints.md)"
     )
 
 
 def with_input_scale(sae: SAE, factor: float) -> SAE:
     """The SAE of rows that are multiplied by `factor` first, and divided by it after: W_enc f, W_dec / f, b_dec / f.
 
-    As in SAELens, `fold_activation_norm_scaling_factor`.
+    As in SAELens, `fold_activation_norm_scaling_factor`. InputError when the factor is not positive, or rows are
+    normalized by figures of their own.
     """
     from saecodec.encoder import Encoder, MatchingPursuit
 
     if not 0 < factor < math.inf:
         raise InputError(f"an input scale is a positive number, got {factor}")
+    if sae.normalization != "none":
+        raise InputError(
+            f"the SAE {sae.name!r} normalizes rows ({sae.normalization}), so an input scale changes nothing: leave it "
+            "out"
+        )
     encoder = sae.encoder
     if isinstance(encoder, Encoder):
         scaled = encoder.w_glu if encoder.w_glu is None else encoder.w_glu * factor

@@ -56,7 +56,7 @@ def _auto_encoder(checkpoint: Checkpoint) -> SAE:
     from saecodec.nonlinearity import ReLU
 
     encoder, b_enc, decoder, bias = checkpoint.tensors("encoder.weight", "encoder.bias", "decoder.weight", "bias")
-    maps = Maps(encoder.T, b_enc, decoder.T, bias)
+    maps = Maps(encoder.t(), b_enc, decoder.t(), bias)
     return with_unit_decoder(made(checkpoint, _NAME, "standard", maps, nonlinearity=ReLU(), subtract=True))
 
 
@@ -65,7 +65,7 @@ def _auto_encoder_new(checkpoint: Checkpoint) -> SAE:
 
     names = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
     encoder, b_enc, decoder, bias = checkpoint.tensors(*names)
-    maps = Maps(encoder.T, b_enc, decoder.T, bias)
+    maps = Maps(encoder.t(), b_enc, decoder.t(), bias)
     return made(checkpoint, _NAME, "standard", maps, nonlinearity=ReLU(), subtract=False)
 
 
@@ -75,7 +75,7 @@ def _gated(checkpoint: Checkpoint) -> SAE:
     encoder, decoder, b_dec = checkpoint.tensors("encoder.weight", "decoder.weight", "decoder_bias")
     r_mag, b_mag, b_gate = checkpoint.tensors("r_mag", "mag_bias", "gate_bias")
     gate = Gated(r_mag, b_mag, b_gate)
-    maps = Maps(encoder.T, None, decoder.T, b_dec)
+    maps = Maps(encoder.t(), None, decoder.t(), b_dec)
     return made(checkpoint, _NAME, "gated", maps, nonlinearity=gate, subtract=True)
 
 
@@ -100,7 +100,7 @@ def _batch_top_k(checkpoint: Checkpoint) -> SAE:
 
 def _linear_with_b_dec(checkpoint: Checkpoint, architecture: str, nonlinearity: Nonlinearity) -> SAE:
     encoder, b_enc, decoder, b_dec = checkpoint.tensors("encoder.weight", "encoder.bias", "decoder.weight", "b_dec")
-    maps = Maps(encoder.T, b_enc, decoder.T, b_dec)
+    maps = Maps(encoder.t(), b_enc, decoder.t(), b_dec)
     return made(checkpoint, _NAME, architecture, maps, nonlinearity=nonlinearity, subtract=True)
 
 

@@ -50,12 +50,15 @@ def made(
     import torch
 
     from saecodec.encoder import DTYPES, Encoder
+    from saecodec.nonlinearity import GroupMax
     from saecodec.sae import SAE
 
     w_enc, w_dec = maps.w_enc, maps.w_dec
     if w_dec.ndim != 2:
         raise CheckpointError(f"{checkpoint.file}: the decoder has shape {tuple(w_dec.shape)}, expected two dimensions")
     n_latents, width = w_dec.shape
+    if isinstance(nonlinearity, GroupMax) and n_latents % nonlinearity.k:
+        raise CheckpointError(f"{checkpoint.path}: groupmax of {nonlinearity.k} groups, but {n_latents} latents")
     b_enc = torch.zeros(n_latents) if maps.b_enc is None else maps.b_enc
     b_dec = torch.zeros(width) if maps.b_dec is None else maps.b_dec
     product = DTYPES.get(dtype, torch.float32)
@@ -70,7 +73,8 @@ def made(
 
 
 def with_unit_decoder(sae: SAE) -> SAE:
-    """The same reconstructions, with decoder directions of norm 1: z and the encoder are multiplied by their norms."""
+    """The same reconstructions of an SAE with a ReLU, with decoder directions of norm 1: z and the encoder are
+    multiplied by their norms."""
     import torch
 
     from saecodec.encoder import Encoder
@@ -91,7 +95,7 @@ def _load(checkpoint: Checkpoint, family: str, infix: str) -> SAE:
 
     names = (f"encoder{infix}.weight", f"encoder{infix}.bias", f"decoder{infix}.weight", f"decoder{infix}.bias")
     encoder, b_enc, decoder, b_dec = checkpoint.tensors(*names)
-    maps = Maps(encoder.T, b_enc, decoder.T, b_dec)
+    maps = Maps(encoder.t(), b_enc, decoder.t(), b_dec)
     return made(checkpoint, family, "standard", maps, nonlinearity=ReLU(), subtract=False)
 
 

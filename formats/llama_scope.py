@@ -104,8 +104,7 @@ def _activation(
         raise UnsupportedError(
             f"{checkpoint.path}: batchtopk keeps the k N largest of a batch of N rows, so what a row becomes depends "
             "on its neighbours, and no threshold is saved: convert it to jumprelu first (Language-Model-SAEs does at "
-            "the "
-            "end of a training)"
+            "the end of a training)"
         )
     raise UnsupportedError(f"{checkpoint.path}: act_fn {kind!r}; this version knows relu, jumprelu, topk")
 
@@ -129,13 +128,16 @@ def _load_first(checkpoint: Checkpoint) -> SAE:
     glu = None
     if config.get("use_glu_encoder"):
         w_glu, b_glu = checkpoint.tensors("encoder_glu.weight", "encoder_glu.bias")
-        glu = (w_glu.T * f, b_glu)
+        glu = (w_glu.t() * f, b_glu)
     return made(
         checkpoint,
         "Llama Scope",
         architecture,
         Maps(
-            encoder.T * f * norms, b_enc * norms, decoder.T / f / norms[:, None], None if b_dec is None else b_dec / f
+            encoder.t() * f * norms,
+            b_enc * norms,
+            decoder.t() / f / norms[:, None],
+            None if b_dec is None else b_dec / f,
         ),
         nonlinearity=nonlinearity,
         subtract=bool(config.get("apply_decoder_bias_to_pre_encoder", False)),

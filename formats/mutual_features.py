@@ -36,7 +36,7 @@ def _load(checkpoint: Checkpoint) -> SAE:
         raise CheckpointError(f"{checkpoint.path}: holds {len(parts)} SAEs: {asked}, {checkpoint.path}#{parts[0]} say")
     weight, bias = checkpoint.tensors(f"encoders.{part}.weight", f"encoders.{part}.bias")
     chosen = SignedTopKWithTies(checkpoint.k(None))
-    maps = Maps(weight.T, bias, normalize(weight, p=2, dim=1), None)
+    maps = Maps(weight.t(), bias, normalize(weight, p=2, dim=1), None)
     return made(checkpoint, "mutual-feature-regularization", "topk", maps, nonlinearity=chosen, subtract=False)
 
 

@@ -59,7 +59,7 @@ def _made(
     checkpoint: Checkpoint, family: str, architecture: str, nonlinearity: Nonlinearity, normalization: str
 ) -> SAE:
     encoder, decoder, b_dec, b_enc = checkpoint.tensors("encoder.weight", "decoder.weight", "pre_bias", "latent_bias")
-    maps = Maps(encoder.T, b_enc, decoder.T, b_dec)
+    maps = Maps(encoder.t(), b_enc, decoder.t(), b_dec)
     return made(
         checkpoint,
         family,

@@ -27,7 +27,7 @@ def _load(checkpoint: Checkpoint) -> SAE:
     told = re.search(r"-L0_(\d+)(?!\d)", str(checkpoint.file.parent.absolute()))
     k = checkpoint.options.k or (int(told[1]) if told else None)
     k = checkpoint.k(k)
-    maps = Maps(w_enc.T, b_enc, w_dec.T, b_dec)
+    maps = Maps(w_enc.t(), b_enc, w_dec.t(), b_dec)
     return made(checkpoint, "Qwen Scope", "topk", maps, nonlinearity=TopK(k), subtract=False)
 
 

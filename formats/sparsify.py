@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from saecodec.errors import CheckpointError, UnsupportedError
+from saecodec.errors import UnsupportedError
 from saecodec.formats.checkpoint import Checkpoint, Family, skip_connection, transcoder
 from saecodec.formats.linear_sae import Maps, made
 
@@ -32,15 +32,13 @@ def _load(checkpoint: Checkpoint) -> SAE:
     k, activation = checkpoint.k(config.get("k")), config.get("activation", "topk")
     nonlinearity: Nonlinearity
     if activation == "groupmax":
-        if w_dec.shape[0] % k:
-            raise CheckpointError(f"{checkpoint.path}: groupmax of {k} groups, but {w_dec.shape[0]} latents")
-        nonlinearity, activation = GroupMax(k), "groupmax"
+        nonlinearity = GroupMax(k)
     elif activation == "topk":
         nonlinearity, activation = (AbsTopK(k), "abstopk") if config.get("signed") else (TopK(k), "topk")
     else:
         raise UnsupportedError(f"{checkpoint.path}: activation {activation!r}; this version knows topk, groupmax")
     dtype = str(next(iter(checkpoint.values.values())).dtype).removeprefix("torch.")
-    maps = Maps(encoder.T, b_enc, w_dec, b_dec)
+    maps = Maps(encoder.t(), b_enc, w_dec, b_dec)
     return made(checkpoint, "sparsify", activation, maps, nonlinearity=nonlinearity, subtract=True, dtype=dtype)
 
 

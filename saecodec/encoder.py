@@ -127,9 +127,9 @@ class MatchingPursuit:
             z[rows, latent] += value
             here = here - value[:, None] * chosen
             left[rows] = here
-            done = torch.zeros_like(known)
+            done = value == 0  # nothing changes any more
             if self.stop_on_duplicate_support:
-                done |= known | (value == 0)
+                done |= known
             if self.residual_threshold > 0:
                 done |= here.norm(dim=1) < self.residual_threshold
             rows = rows[~done]

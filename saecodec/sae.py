@@ -290,7 +290,8 @@ class SAE:
         """sha256 over the canonical encoder and decoder; None when only the decoder is at hand."""
         if self.encoder is None:
             return None
-        return content_hash({"kind": "sae"} | self.config(), self.tensors())
+        config = {key: value for key, value in self.config().items() if key != "row_dims"}  # it changes no number
+        return content_hash({"kind": "sae"} | config, self.tensors())
 
     def decoder_config(self) -> dict[str, Any]:
         """What makes the canonical decoder beside its tensors: the normalization, where there is one."""
