@@ -23,8 +23,10 @@ import zstandard
 SAEC_MAGIC = b"\x89SAEC\r\n\x1a"
 CODEC_MAGIC = b"\x89SAEM\r\n\x1a"
 RESIDUAL = "layer:residual"
+SIDE = "side:rows"
+NORMALIZATIONS = ("none", "layer_norm", "row_norm", "sequence_norm")
 PRIORS = {"factorized": "prior:factorized", "context": "prior:context"}
-FEATURES = {*PRIORS.values(), RESIDUAL}
+FEATURES = {*PRIORS.values(), RESIDUAL, SIDE}
 WEIGHT_FACTS = {"name": str, "source": str, "config": dict}
 SAE_FACTS = {"name": str, "source": str, "architecture": str, "n_latents": int}
 
@@ -607,6 +609,57 @@ def add(sums: list[int], gain: int, weights: list[int]) -> None:
         sums[k] += gain * weight
 
 
+# -- Side information --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Side:
+    kind: str
+    resolution: int
+    lowest: int
+    mean_step: float
+    mean_centre: int
+    payload: bytes
+
+
+def side_of(payload: bytes) -> Side:
+    """Of the payload of `SIDE`."""
+    source = Bytes(payload)
+    kind = NORMALIZATIONS[source.varint(len(NORMALIZATIONS) - 1)]
+    need(kind != "none", "side information is of a kind that there is")
+    resolution = source.varint(1 << 20)
+    need(resolution >= 1, "the resolution is 1 or more")
+    lowest, step, centre = unzigzag(source.varint(1 << 38)), 1.0, 0
+    if kind == "layer_norm":
+        (step,) = struct.unpack("<d", source.take(8))
+        need(0 < step < math.inf, "the step of means is positive and finite")
+        centre = unzigzag(source.varint(1 << 38))
+    source.end()
+    return Side(kind, resolution, lowest, step, centre, payload)
+
+
+def scales_and_means(chunk: Chunk, side: Side) -> list[tuple[float, float]]:
+    """Scale and mean of each row of a chunk."""
+    need("side.scale" in chunk.columns, "there is a column of scales")
+    means = [0] * len(chunk.rows)
+    if side.kind == "layer_norm":
+        need("side.mean" in chunk.columns, "there is a column of means")
+        means = chunk.columns["side.mean"]
+    out = []
+    for s, m in zip(chunk.columns["side.scale"], means, strict=True):
+        exponent = (s - 1 + side.lowest if s > 0 else s + side.lowest) / side.resolution
+        need(s == 0 or exponent < 129, "a scale is a finite float32")
+        scale, mean = 2.0**exponent if s else 0.0, (m + side.mean_centre) * side.mean_step
+        need(is_float32(scale) and is_float32(mean), "scale and mean are finite float32")
+        out.append((scale, mean if side.kind == "layer_norm" else 0.0))
+    return out
+
+
+def is_float32(value: float) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.float32(value)))
+
+
 # -- Residual layer ----------------------------------------------------------------------------------------------------
 
 
@@ -685,8 +738,10 @@ def residual_rows(levels: list[list[int]], layer: Residual) -> np.ndarray:
 # -- Reconstruction ----------------------------------------------------------------------------------------------------
 
 
-def reconstruct(rows: list[dict[int, int]], tables: Tables, w_dec: Any, b_dec: Any) -> np.ndarray:
-    """x_hat, float64 (T, d), of rows of levels. w_dec: (F, d), b_dec: (d,)."""
+def reconstruct(
+    rows: list[dict[int, int]], tables: Tables, w_dec: Any, b_dec: Any, side: list[tuple[float, float]] | None = None
+) -> np.ndarray:
+    """x_hat, float64 (T, d), of rows of levels. w_dec: (F, d), b_dec: (d,). side: scale and mean of each row."""
     w_dec, b_dec = np.asarray(w_dec, np.float64).tolist(), np.asarray(b_dec, np.float64).tolist()
     need(len(w_dec) == tables.n_latents, "the decoder has the latents of the tables")
     out = np.zeros((len(rows), len(b_dec)))
@@ -701,7 +756,8 @@ def reconstruct(rows: list[dict[int, int]], tables: Tables, w_dec: Any, b_dec: A
             need(abs(z) <= float(np.finfo(np.float32).max), "an activation is a finite float32")
             for j, w in enumerate(w_dec[f]):
                 x[j] += z * w
-        out[t] = x
+        scale, mean = side[t] if side else (1.0, 0.0)
+        out[t] = [value * scale + mean for value in x]
     return out
 
 
@@ -753,15 +809,23 @@ def _content_hash(facts: dict[str, Any], arrays: dict[str, tuple[str, list[int],
     return digest.hexdigest()
 
 
-def decoder_id(w_dec: np.ndarray, b_dec: np.ndarray) -> str:
+def normalization_of(record: dict[str, Any]) -> str:
+    """Of the record of weights."""
+    kind = record["config"].get("normalization", "none")
+    need(kind in NORMALIZATIONS, "the normalization is known")
+    return str(kind)
+
+
+def decoder_id(w_dec: np.ndarray, b_dec: np.ndarray, normalization: str = "none") -> str:
     arrays = {
         name: ("f", list(array.shape), [value + 0.0 for value in array.ravel().tolist()])
         for name, array in (("w_dec", w_dec), ("b_dec", b_dec))
     }
-    return _content_hash({"kind": "decoder"}, arrays)
+    facts = {} if normalization == "none" else {"normalization": normalization}
+    return _content_hash({"kind": "decoder"} | facts, arrays)
 
 
-def codec_id(tables: Tables, decoder: str, residual: Residual | None = None) -> str:
+def codec_id(tables: Tables, decoder: str, residual: Residual | None = None, side: Side | None = None) -> str:
     def flat(rows: list[list[int]], width: int = 0) -> tuple[str, list[int], list[int]]:
         """width: of rows that there may be none of."""
         return "q", [len(rows), width or len(rows[0])], [value for row in rows for value in row]
@@ -802,6 +866,8 @@ def codec_id(tables: Tables, decoder: str, residual: Residual | None = None) -> 
         "prior": tables.prior,
         "step": struct.pack("<d", tables.step).hex(),
     }
+    if side:
+        facts["side"] = side.payload.hex()
     if residual:
         facts["residual"] = struct.pack("<dd", residual.step, residual.unit).hex()
         arrays |= {
@@ -823,13 +889,15 @@ class CodecFile:
     head: dict[str, Any]
     tables: Tables
     residual: Residual | None
+    side: Side | None
     tensors: dict[str, np.ndarray]  # of the SAE; empty when it is not embedded
+    normalization: str  # of the SAE, when it is embedded
 
 
 def read_codec(data: bytes) -> CodecFile:
     need(data[:8] == CODEC_MAGIC, "a codec file begins with its magic")
     every = frames_of(data, 8)
-    parts = _known(every, {"CHED", "TABL", "RTAB", "SAEW"})
+    parts = _known(every, {"CHED", "TABL", "SIDE", "RTAB", "SAEW"})
     need(bool(parts) and every[0].kind == "CHED", "the first frame is CHED")
     head = record_of(parts[0].payload)
     check_version(head)
@@ -840,17 +908,27 @@ def read_codec(data: bytes) -> CodecFile:
     need([part.kind for part in parts] == kinds, f"frames {kinds}")
     tables = tables_of(parts[1].payload)
     check_prior(head, tables)
-    residual = residual_of(parts[2].payload) if "RTAB" in kinds else None
-    need(codec_id(tables, decoder, residual) == identity_of(head, "codec_id"), "the codec is the one that is named")
-    tensors = {}
+    residual = residual_of(parts[kinds.index("RTAB")].payload) if "RTAB" in kinds else None
+    side = side_of(parts[2].payload) if "SIDE" in kinds else None
+    need(codec_id(tables, decoder, residual, side) == identity_of(head, "codec_id"), "the codec is the one that is named")
+    tensors, normalization = {}, "none"
     if embed == "sae":
-        tensors = weights_frame(parts[-1].payload, tables.n_latents, len(residual.mean) if residual else None)[1]
-        need(decoder_id(tensors["w_dec"], tensors["b_dec"]) == decoder, "the SAE is the codec's")
-    return CodecFile(head, tables, residual, tensors)
+        width = len(residual.mean) if residual else None
+        record, tensors = weights_frame(parts[-1].payload, tables.n_latents, width)
+        normalization = normalization_of(record)
+        check_decoder(tensors["w_dec"], tensors["b_dec"], normalization, decoder, side)
+    return CodecFile(head, tables, residual, side, tensors, normalization)
+
+
+def check_decoder(w_dec: np.ndarray, b_dec: np.ndarray, normalization: str, wanted: str, side: Side | None) -> None:
+    need(decoder_id(w_dec, b_dec, normalization) == wanted, "the decoder is the one that is named")
+    kind = side.kind if side else "none"
+    need(kind == normalization, "there is side information of the decoder's normalization")
 
 
 def _table_kinds(head: dict[str, Any]) -> list[str]:
-    return ["TABL", "RTAB"] if RESIDUAL in head["requires"] else ["TABL"]
+    side = ["SIDE"] if SIDE in head["requires"] else []
+    return ["TABL", *side, *(["RTAB"] if RESIDUAL in head["requires"] else [])]
 
 
 def _known(frames: list[Frame], kinds: set[str]) -> list[Frame]:
@@ -868,6 +946,7 @@ class SaecFile:
     shape: list[int]  # leading dimensions of the index and width of the header
     tables: Tables
     layer: Residual | None
+    side: Side | None
     chunks: list[Chunk]
     residual: list[list[int]]  # levels of the residual layer, row by row; empty when there is none
     base: np.ndarray | None  # float64 of that shape, of the base layer alone; None when no decoder is at hand
@@ -920,12 +999,14 @@ def read_index(payload: bytes, file_size: int) -> Index:
     return Index(leading, rows, frames)
 
 
-def read_saec(data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None, b_dec: Any = None) -> SaecFile:
-    """Decode a file. codec, w_dec, b_dec: what it does not embed."""
+def read_saec(
+    data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None, b_dec: Any = None, normalization: str = "none"
+) -> SaecFile:
+    """Decode a file. codec, w_dec, b_dec, normalization: what it does not embed."""
     need(data[:8] == SAEC_MAGIC, "a .saec file begins with its magic")
     every = frames_of(data, 8)
     need(len(every) >= 3 and every[0].kind == "HEAD", "the first frame is HEAD")
-    frames = _known(every, {"HEAD", "TABL", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL"})
+    frames = _known(every, {"HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL"})
     header = read_header(frames[0].payload)
     required = RESIDUAL in header["requires"]
     chunks = [frame for frame in frames if frame.kind == "CHNK"]
@@ -942,19 +1023,23 @@ def read_saec(data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None,
     index = read_index(frames[-2].payload, len(data))
     need([(chunk.offset, chunk.size) for chunk in chunks] == index.frames, "the index lists the chunks")
 
-    tables, layer = (codec.tables, codec.residual) if codec else (None, None)
+    tables, layer, side = (codec.tables, codec.residual, codec.side) if codec else (None, None, None)
     if embedded:
-        tables = tables_of(frames[1].payload)
-        layer = residual_of(frames[2].payload) if required else None
+        held = {frame.kind: frame.payload for frame in frames[1 : 1 + len(embedded)]}
+        tables = tables_of(held["TABL"])
+        layer = residual_of(held["RTAB"]) if required else None
+        side = side_of(held["SIDE"]) if "SIDE" in held else None
     if tables is None:
         raise Refused("the file needs its codec")
     check_prior(header, tables)
-    need(codec_id(tables, header["decoder_id"].hex(), layer) == header["codec_id"].hex(), "the codec is the file's")
+    found = codec_id(tables, header["decoder_id"].hex(), layer, side)
+    need(found == header["codec_id"].hex(), "the codec is the file's")
+    need((side is not None) == (SIDE in header["requires"]), "there is side information exactly when it is required")
     need((layer is not None) == required, "the codec has a residual layer exactly when one is required")
     need(layer is None or len(layer.mean) == header["width"], "the residual layer has the file's width")
-    tensors = _tensors(frames, header, tables, codec)
+    tensors, of_tensors = _tensors(frames, header, tables, codec)
     if w_dec is None and tensors:
-        w_dec, b_dec = tensors["w_dec"], tensors["b_dec"]
+        w_dec, b_dec, normalization = tensors["w_dec"], tensors["b_dec"], of_tensors
 
     decoded = [chunk_of(chunk.payload, tables) for chunk in chunks]
     need(len({tuple(chunk.columns) for chunk in decoded}) <= 1, "all chunks have the same columns")
@@ -963,12 +1048,13 @@ def read_saec(data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None,
     for n_rows, after in zip(index.rows, behind, strict=True):
         residual += residual_levels(after.payload, layer, n_rows) if layer else []
     shape = [*index.leading, header["width"]]
-    out = SaecFile(header, shape, tables, layer, decoded, residual, None, None)
+    out = SaecFile(header, shape, tables, layer, side, decoded, residual, None, None)
+    of_rows = [pair for chunk in decoded for pair in scales_and_means(chunk, side)] if side else None
     if w_dec is not None:
         w_dec, b_dec = np.asarray(w_dec, np.float32), np.asarray(b_dec, np.float32)
-        need(decoder_id(w_dec, b_dec) == header["decoder_id"].hex(), "the decoder is the file's")
+        check_decoder(w_dec, b_dec, normalization, header["decoder_id"].hex(), side)
         need(w_dec.shape[1] == header["width"], "the decoder has the file's width")
-        out.base = out.x_hat = reconstruct(out.rows, tables, w_dec, b_dec).reshape(shape)
+        out.base = out.x_hat = reconstruct(out.rows, tables, w_dec, b_dec, of_rows).reshape(shape)
         if layer:
             out.x_hat = out.base + residual_rows(residual, layer).reshape(shape)
     return out
@@ -990,8 +1076,10 @@ def read_rows(data: bytes, tables: Tables, layer: Residual | None = None) -> tup
 
 def _tensors(
     frames: list[Frame], header: dict[str, Any], tables: Tables, codec: CodecFile | None
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], str]:
+    """Tensors of the decoder at hand, and its normalization."""
     if header["embed"] == "decoder":
         (weights,) = (frame for frame in frames if frame.kind == "SAEW")
-        return weights_frame(weights.payload, tables.n_latents, header["width"])[1]
-    return codec.tensors if codec else {}
+        record, tensors = weights_frame(weights.payload, tables.n_latents, header["width"])
+        return tensors, normalization_of(record)
+    return (codec.tensors, codec.normalization) if codec else ({}, "none")
