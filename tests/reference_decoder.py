@@ -910,7 +910,9 @@ def read_codec(data: bytes) -> CodecFile:
     check_prior(head, tables)
     residual = residual_of(parts[kinds.index("RTAB")].payload) if "RTAB" in kinds else None
     side = side_of(parts[2].payload) if "SIDE" in kinds else None
-    need(codec_id(tables, decoder, residual, side) == identity_of(head, "codec_id"), "the codec is the one that is named")
+    need(
+        codec_id(tables, decoder, residual, side) == identity_of(head, "codec_id"), "the codec is the one that is named"
+    )
     tensors, normalization = {}, "none"
     if embed == "sae":
         width = len(residual.mean) if residual else None

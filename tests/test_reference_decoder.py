@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 import math
@@ -58,15 +59,15 @@ GOLDEN = HERE / "golden"
 WIDTH, LATENTS = 8, 48
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("reference_decoder", HERE / "reference_decoder.py")
+def _load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-reference = _load()
+reference = _load(HERE / "reference_decoder.py")
 
 NONLINEARITIES = {
     "relu": ReLU(),
@@ -1449,6 +1450,11 @@ def test_uniform_integers_come_in_pieces_of_16_bits(bits):
 # -- golden files ------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _golden_maker():
+    return _load(GOLDEN / "make_golden.py")
+
+
 def _golden(pattern: str) -> list[Path]:
     return sorted(GOLDEN.glob(pattern))
 
@@ -1456,7 +1462,8 @@ def _golden(pattern: str) -> list[Path]:
 @pytest.mark.parametrize("path", _golden("*.saecodec"), ids=lambda path: path.name)
 def test_golden_codecs_are_read_alike(path):
     found, codec = reference.read_codec(path.read_bytes()), saecodec.load_codec(path)
-    assert reference.codec_id(found.tables, found.head["decoder_id"].hex(), found.residual) == codec.codec_id
+    decoder_id = found.head["decoder_id"].hex()
+    assert reference.codec_id(found.tables, decoder_id, found.residual, found.side) == codec.codec_id
     assert (found.residual is None) == (codec.residual is None)
     assert found.tables.step == codec.quantizer.step
     assert bool(found.tensors) == (codec.sae is not None)
@@ -1464,13 +1471,16 @@ def test_golden_codecs_are_read_alike(path):
 
 @pytest.mark.parametrize("path", _golden("*.saec"), ids=lambda path: path.name)
 def test_golden_files_decode_alike(path):
-    """A file that embeds no tables is read with the golden codec that has its id."""
+    """A file that embeds no tables is read with the golden codec that has its id; `row_norm`, whose side information
+    needs a decoder to be seen, with that of its formula."""
     data, codecs = path.read_bytes(), [(p, saecodec.load_codec(p)) for p in _golden("*.saecodec")]
     with saecodec.open(path) as file:
         wanted = file.header.codec_id
     given = next(((p, codec) for p, codec in codecs if codec.codec_id == wanted), None)
-    found = reference.read_saec(data, codec=given and reference.read_codec(given[0].read_bytes()))
-    with saecodec.open(path, codec=given and given[1]) as file:
+    sae = _golden_maker().FILES["row_norm"].sae() if path.stem == "row_norm" else None
+    weights = {} if sae is None else sae.decoder_tensors() | sae.decoder_config()
+    found = reference.read_saec(data, codec=given and reference.read_codec(given[0].read_bytes()), **weights)
+    with saecodec.open(path, codec=given and given[1], sae=sae) as file:
         codes = Codes.concatenate(file.codes(), found.tables.n_latents)
         np.testing.assert_array_equal(_levels(found.rows, found.tables.n_latents), codes.to_dense())
         columns = {name: values.tolist() for name, values in codes.columns.items()}

@@ -26,12 +26,13 @@ from saecodec.priors.context import ContextPrior
 from saecodec.wire import ByteReader
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = ["context", "decoder", "empty", "none", "residual", "residual_none", "tables"]
-RESIDUAL = ["residual", "residual_none"]
+SIDE = ["layer_norm", "row_norm"]  # their codes are made by formula, not from rows
+FILES = ["context", "decoder", "empty", "none", "residual", "residual_none", "tables", *SIDE]
+RESIDUAL = ["residual", "residual_none", "row_norm"]
 CODECS = ["none", "residual_none"]
 CHUNKS = ["columns", "context_signed", "signed"]
 CONTEXT = ["context", "context_signed"]
-COMPRESSED = ["decoder", *CONTEXT]  # zstd frames are in their bytes
+COMPRESSED = ["decoder", "layer_norm", *CONTEXT]  # zstd frames are in their bytes
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def opened(name: str, make: ModuleType) -> SaecFile:
     """With all that it needs: the codec file where there is one, else the SAE of the formula."""
     path = GOLDEN / f"{name}.saecodec"
     codec = load_codec(path) if path.exists() else None
-    sae = None if codec or name == "decoder" else make.golden_sae(expected(name)["case"]["architecture"])
+    sae = None if codec or expected(name)["case"]["embed"] == "decoder" else make.FILES[name].sae()
     return open_saec(GOLDEN / f"{name}.saec", sae=sae, codec=codec)
 
 
@@ -143,6 +144,8 @@ def test_golden_files_name_the_features_that_they_have_and_the_version_of_these(
         requires, version = ["prior:factorized", "layer:residual"], [1, 1]
     elif name in CONTEXT:
         requires, version = ["prior:context"], [1, 2]
+    if name in SIDE:
+        requires, version = [*requires, "side:rows"], [1, 3]
     paths = [GOLDEN / f"{name}.saec", *([GOLDEN / f"{name}.saecodec"] if name in CODECS else [])]
     for path in paths:
         (_, payload), *_ = frames(path.read_bytes()[8:], "golden")
@@ -152,19 +155,38 @@ def test_golden_files_name_the_features_that_they_have_and_the_version_of_these(
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_same_rows_have_the_same_levels(name: str, make: ModuleType) -> None:
-    wanted = expected(name)
-    sae = make.golden_sae(wanted["case"]["architecture"])
+    wanted, case = expected(name), make.FILES[name]
+    sae = case.sae()
     assert (sae.sae_id, sae.decoder_id) == (wanted["sae_id"], wanted["decoder_id"])
     with opened(name, make) as file:
-        codes = file.codec.with_sae(sae).quantize(make.golden_rows(file.n_rows))
+        codes = case.codes(file.codec.with_sae(sae))
     assert make.described(codes)["levels"] == wanted["levels"]
+
+
+@pytest.mark.parametrize("name", SIDE)
+def test_golden_side_information_is_that_of_the_formulas(name: str, make: ModuleType) -> None:
+    """2^((s - 1 + l) / p), or 2^((s + l) / p) for s < 0, and (m + o) e."""
+    case = make.FILES[name]
+    with opened(name, make) as file:
+        columns, quantizer = all_codes(file).columns, file.codec.side
+    assert quantizer == case.codec(case.sae()).side
+    found, s = quantizer.side(columns), columns["side.scale"].astype(np.float64)
+    scale = np.where(
+        s > 0, 2.0 ** ((s - 1 + case.lowest) / case.resolution), 2.0 ** ((s + case.lowest) / case.resolution)
+    )
+    np.testing.assert_allclose(found.scale, np.where(s == 0, 0, scale), rtol=1e-6)
+    assert (found.mean is None) == (case.kind != "layer_norm")
+    if found.mean is not None:
+        np.testing.assert_array_equal(found.mean, (columns["side.mean"] + case.mean_centre) * case.mean_step)
+    assert (s < 0).any()
+    assert (s == 0).mean() >= 0.1
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_same_codes_give_the_same_bytes(name: str, make: ModuleType) -> None:
     golden = (GOLDEN / f"{name}.saec").read_bytes()
     with opened(name, make) as file:
-        codec, layers = file.codec.with_sae(make.golden_sae(make.FILES[name].architecture)), all_layers(file)
+        codec, layers = file.codec.with_sae(make.FILES[name].sae()), all_layers(file)
     written = make.FILES[name].encode(codec, layers)
     assert comparable(written) == comparable(golden)
     if name not in COMPRESSED:
@@ -174,7 +196,7 @@ def test_the_same_codes_give_the_same_bytes(name: str, make: ModuleType) -> None
 @pytest.mark.parametrize("name", CODECS)
 def test_the_same_codec_gives_the_same_codec_file(name: str, make: ModuleType, tmp_path: Path) -> None:
     golden, wanted = GOLDEN / f"{name}.saecodec", expected(name)
-    codec, sae = load_codec(golden), make.golden_sae(wanted["case"]["architecture"])
+    codec, sae = load_codec(golden), make.FILES[name].sae()
     assert codec.codec_id == wanted["codec_id"]
     assert codec.sae is not None
     assert codec.sae.sae_id == wanted["sae_id"]
@@ -205,8 +227,7 @@ def test_golden_context_priors_are_those_of_the_formulas_and_their_bins_depend_o
     name: str, make: ModuleType
 ) -> None:
     if name in FILES:
-        sae = make.golden_sae(make.FILES[name].architecture)
-        made = make.FILES[name].codec(sae).latents
+        made = make.FILES[name].codec(make.FILES[name].sae()).latents
         with opened(name, make) as file:
             prior, codes = file.codec.latents.prior, all_codes(file)
     else:

@@ -33,6 +33,7 @@ from saecodec.priors.network import Network
 from saecodec.quantizer import Quantizer
 from saecodec.residual import Block, ResidualLayer
 from saecodec.sae import SAE, Encoder
+from saecodec.side import MEAN, SCALE, SideQuantizer
 from saecodec.table_set import TableSet
 
 FOLDER = Path(__file__).parent
@@ -50,7 +51,7 @@ def scaled(values: NDArray[np.int64], bits: int) -> torch.Tensor:
     return torch.from_numpy((values / 2.0**bits).astype(np.float32))
 
 
-def golden_sae(architecture: str) -> SAE:
+def golden_sae(architecture: str, normalization: str = "none") -> SAE:
     """jumprelu or standard (whose bias keeps it sparse), d = 8, F = 48."""
     w_enc = scaled(integers((WIDTH, LATENTS), 7, 13, 5, 31), 5)
     w_dec = scaled(integers((LATENTS, WIDTH), 3, 11, 7, 61), 5)
@@ -60,7 +61,8 @@ def golden_sae(architecture: str) -> SAE:
         encoder = Encoder(w_enc, 0 * spread - 0.5, JumpReLU(2.0 + spread / 2), True)
     else:
         encoder = Encoder(w_enc, -1.5 - spread / 4, ReLU(), False)
-    return SAE(w_dec, b_dec, encoder, architecture, f"golden-{architecture}", "make_golden.py")
+    name = f"golden-{architecture}"
+    return SAE(w_dec, b_dec, encoder, architecture, name, "make_golden.py", normalization=normalization)
 
 
 def golden_rows(n: int) -> NDArray[np.float32]:
@@ -124,9 +126,22 @@ class FileCase:
     embed: str
     user: dict[str, str]
 
+    @property
+    def n_rows(self) -> int:
+        """T."""
+        return int(np.prod(self.shape[:-1]))
+
+    def sae(self) -> SAE:
+        """The SAE whose codes are in the file."""
+        return golden_sae(self.architecture)
+
     def codec(self, sae: SAE) -> Codec:
         """A codec for the rows of the formula."""
         return replace(Codec.fit(sae, golden_rows(400), self.step), residual=self.layer())
+
+    def codes(self, codec: Codec) -> Codes:
+        """Those of the rows of the formula."""
+        return codec.quantize(golden_rows(self.n_rows))
 
     def layers(self, codes: Codes) -> Layers:
         """What is coded."""
@@ -173,6 +188,44 @@ class ResidualCase(FileCase):
         levels = np.where(rare < -28, levels << (rare + 32) * 5, levels)
         levels[-1, 0], levels[-1, -1] = 1 << 20, -(1 << 20)
         return Layers(codes, levels.astype(np.int32))
+
+
+@dataclass(frozen=True)
+class SideCase(ResidualCase):
+    """With side information, and a residual layer where there are blocks. Codes and side information by formula: the
+    figures of rows, and what is divided by them, have other last bits on other machines."""
+
+    kind: str
+    resolution: int
+    lowest: int
+    mean_step: float
+    mean_centre: int
+
+    def sae(self) -> SAE:
+        return golden_sae(self.architecture, self.kind)
+
+    def codec(self, sae: SAE) -> Codec:
+        latents = LatentCodec.fit([self._codes()])
+        prior = latents.prior
+        quantizer = Quantizer(self.step, integers((prior.n_level_classes, 16), 11, 5, 3, 57), prior.level_class)
+        side = SideQuantizer(self.kind, self.resolution, self.lowest, self.mean_step, self.mean_centre)
+        return Codec(quantizer, latents, sae.decoder_id, sae, residual=self.layer() if self.blocks else None, side=side)
+
+    def codes(self, codec: Codec) -> Codes:
+        return self._codes()
+
+    def _codes(self) -> Codes:
+        """Every tenth row has scale 0; some scales lie below the lowest one."""
+        dense = np.abs(integers((self.n_rows, LATENTS), 5, 3, 7, 101))
+        dense = np.where(dense < 6, dense, 0) * (1 + np.arange(self.n_rows) % 9 // 7 * 12)[:, None]
+        t = np.arange(self.n_rows)
+        columns = {SCALE: np.where(t % 10, (t * t * 37 + 11 * t) % 97 - 8, 0)}
+        if self.kind == "layer_norm":
+            columns[MEAN] = t * 29 % 61 - 30
+        return Codes.from_dense(dense, columns)
+
+    def layers(self, codes: Codes) -> Layers:
+        return super().layers(codes) if self.blocks else Layers(codes)
 
 
 @dataclass(frozen=True)
@@ -249,6 +302,12 @@ FILES = {
         "standard", 0.5, (2, 40, WIDTH), "float16", 80, "none", {}, ((5, WIDTH),), 0.25, 2.0**-4
     ),
     "context": ContextCase("standard", 0.25, (190, WIDTH), "float32", 64, "tables", {}, 5, 2, 12, 40, 14),
+    "layer_norm": SideCase(
+        "standard", 0.25, (110, WIDTH), "float32", 50, "decoder", {}, (), 1.0, 1.0, "layer_norm", 24, -40, 2.0**-4, 7
+    ),
+    "row_norm": SideCase(
+        "jumprelu", 0.5, (3, 30, WIDTH), "float32", 64, "tables", {}, ((8, 8),), 0.25, 2.0**-4, "row_norm", 9, -11, 1, 0
+    ),
 }
 CHUNKS = {
     "signed": ChunkCase(200, True, ()),
@@ -290,9 +349,9 @@ def described(codes: Codes) -> dict[str, Any]:
 def main() -> None:
     """Write all files."""
     for name, case in FILES.items():
-        sae, x = golden_sae(case.architecture), golden_rows(int(np.prod(case.shape[:-1])))
+        sae = case.sae()
         codec = case.codec(sae)
-        codes = codec.quantize(x)
+        codes = case.codes(codec)
         layers = case.layers(codes)
         (FOLDER / f"{name}.saec").write_bytes(case.encode(codec, layers))
         if case.embed == "none":
