@@ -50,8 +50,8 @@ def side_of(kind: str, x: Tensor) -> Side | None:
     if kind == "none":
         return None
     if kind == "layer_norm":
-        mean = x.mean(1)
-        scale = (x - mean[:, None]).std(1) if x.shape[1] > 1 else torch.zeros_like(mean)
+        mean = x.mean(1, dtype=torch.float64).float()  # so exact in rows of equal values
+        scale = (x - mean[:, None]).norm(dim=1) / math.sqrt(max(x.shape[1] - 1, 1))
         return Side(scale.cpu().numpy(), mean.cpu().numpy())
     return Side((x.norm(dim=1) / math.sqrt(x.shape[1])).cpu().numpy())
 
