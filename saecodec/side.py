@@ -32,6 +32,7 @@ MAX_RESOLUTION: Final = 1 << 20
 _SHARE: Final = 0.005  # of the squared error, that rounding may add in all
 _FLOOR: Final = 1e-6  # of the rows' energy: an error that is taken to be at least this
 _CENTRE_LIMIT: Final = 1 << 38
+_FINEST: Final = 2.0**-36  # step of means, of the largest mean: float32 knows it less well, and the centre fits
 
 
 def side_columns(kind: str) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ class SideStatistics:
     def __init__(self, sae: SAE) -> None:
         self._sae, self._kind, self._width = sae, sae.normalization, sae.width
         self._n_rows, self._lowest = 0, math.inf
-        self._error = self._energy = self._mean = 0.0
+        self._error = self._energy = self._mean = self._largest = 0.0
 
     def add(self, x: NDArray[np.float32], features: Features) -> None:
         """Add rows, float32 (T, d), and their feature activations; nothing for an SAE that does not normalize rows."""
@@ -133,6 +134,7 @@ class SideStatistics:
             self._lowest = min(self._lowest, float(side.scale[side.scale > 0].min()))
         if side.mean is not None:
             self._mean += float(side.mean.sum(dtype=np.float64))
+            self._largest = max(self._largest, float(np.abs(side.mean).max(initial=0)))
 
     def quantizer(self, error: float | None = None) -> SideQuantizer | None:
         """The precision for rows that are coded with `error` a row, or about the SAE's own squared error; None for an
@@ -151,7 +153,7 @@ class SideStatistics:
         lowest = math.floor(math.log2(self._lowest) * resolution) if self._lowest < math.inf else 0
         if not has_mean(self._kind):
             return SideQuantizer(self._kind, resolution, lowest)
-        step = math.sqrt(12 * budget / self._width)
+        step = max(math.sqrt(12 * budget / self._width), _FINEST * self._largest)
         return SideQuantizer(self._kind, resolution, lowest, step, round(self._mean / rows / step))
 
 
@@ -188,8 +190,8 @@ def targets(
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.int64]]]:
     """What a search is to reconstruct for rows x, float32 (T, d), and the columns of their side information.
 
-    side: of the rows, where it is known beforehand. Rounded side information is undone here, so a search makes up for
-    its rounding.
+    side: of the rows, where it is known beforehand. The rounded scale is undone here, so a search makes up for its
+    rounding; not the rounded mean, which may be off by many times the scale.
     """
     if quantizer is None:
         return x, {}
@@ -197,7 +199,8 @@ def targets(
     exact = sae.side(x) if side is None else side
     assert exact is not None
     columns = quantizer.columns(exact)
-    return unrestored(torch.from_numpy(np.array(x)), quantizer.side(columns)).numpy(), columns
+    rounded = Side(quantizer.side(columns).scale, exact.mean)
+    return unrestored(torch.from_numpy(np.array(x)), rounded).numpy(), columns
 
 
 def _signed(value: int) -> bytes:
