@@ -183,7 +183,7 @@ def test_feature_activations_alone_do_not_decode(sae: SAE) -> None:
 
 def test_features_of_a_sequence_norm_need_its_sequences(make_sae: MakeSAE) -> None:
     sae = replace(make_sae("relu"), normalization="sequence_norm")
-    with pytest.raises(InputError, match="mean norm of their sequence.*--seq"):
+    with pytest.raises(InputError, match=r"mean norm of their sequence.*--seq"):
         sae.features(rows())
     with pytest.raises(InputError, match="--seq"):
         sae.side(rows())

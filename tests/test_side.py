@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from saecodec.codes import MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.features import Features
-from saecodec.normalization import KINDS, Side, has_mean, restored, sequence_scales
 from saecodec.nonlinearity import TopK
+from saecodec.normalization import KINDS, Side, has_mean, restored, sequence_scales
 from saecodec.sae import SAE, Encoder
 from saecodec.side import (
     MAX_RESOLUTION,
@@ -186,7 +186,7 @@ def payload(kind: int = 1, resolution: int = 9, lowest: int = 4, step: float = 0
 )
 def test_hostile_payloads_are_refused(changed: dict[str, float]) -> None:
     assert SideQuantizer.from_bytes(payload(), "x") == SideQuantizer("layer_norm", 9, 2, 0.5, -2)
-    with pytest.raises(FormatError, match="^x, side information: "):
+    with pytest.raises(FormatError, match=r"^x, side information: "):
         SideQuantizer.from_bytes(payload(**changed), "x")
 
 
