@@ -115,7 +115,7 @@ def test_columns_of_a_kind_are_scales_and_where_it_has_means_means() -> None:
 
 def test_a_mean_that_is_too_large_is_refused() -> None:
     side = Side(np.ones(2, np.float32), np.float32([0, 1e30]))
-    with pytest.raises(InputError, match=r"a row's mean is 1e\+30: too large for steps of 0.125"):
+    with pytest.raises(InputError, match=r"a row's mean is 1e\+30: too large for this codec's steps of 0.125; drop"):
         MEANS.columns(side)
     largest = Side(np.ones(1, np.float32), np.float32([0.125 * (MAX_COLUMN - (1 << 20))]))
     assert MEANS.columns(largest)[MEAN].tolist() == [MAX_COLUMN - (1 << 20) + 3]

@@ -319,10 +319,11 @@ def test_chunks_without_columns_of_side_information_are_refused(
         packed = [file.codec.latents.pack(replace(codes, columns={})) for codes in file.codes()]
     chunks = iter(packed)
     path.write_bytes(rebuild(path, lambda parts: [(k, c, next(chunks) if k == "CHNK" else p) for k, c, p in parts]))
-    with open_saec(path, sae=sae) as file:
-        for use in (file.rows, lambda: verify_file(file)):
-            with pytest.raises(FormatError, match=f"column '{SCALE}' is missing"):
-                use()
+    for given in (sae, None):  # without an SAE, levels are verified
+        with open_saec(path, sae=given) as file:
+            for use in (lambda: list(file.codes()), lambda: verify_file(file)):
+                with pytest.raises(FormatError, match=rf"x\.saec, chunk 0: .*column '{SCALE}' is missing"):
+                    use()
 
 
 def test_damaged_side_information_with_a_valid_checksum_raises_nothing_else(
