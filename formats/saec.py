@@ -281,7 +281,7 @@ class SaecFile:
             yield i, slice(max(start - int(first[i]), 0), stop - int(first[i]))
 
     def chunk(self, i: int) -> Codes:
-        """The codes of chunk i."""
+        """The codes of chunk i; FormatError when it is damaged, or lacks side information that the codec has."""
         offset = int(self.index.offsets[i])
         what = f"{self.path}, chunk {i}"
         head, payload = self._frame(offset)
@@ -290,6 +290,8 @@ class SaecFile:
         codes = self.codec.latents.unpack(payload, what)
         if codes.n_rows != self.index.rows[i]:
             raise FormatError(f"{what}: holds {codes.n_rows} rows, the index says {self.index.rows[i]}")
+        if self.codec.side is not None:
+            self.codec.side.side(codes.columns, what)
         return codes
 
     def residual_bytes(self, i: int) -> int:

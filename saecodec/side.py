@@ -60,19 +60,20 @@ class SideQuantizer:
         level = np.rint(octaves * self.resolution).astype(np.int64)
         out = {SCALE: np.where(there, level + (level >= 0), 0)}  # 0 is no scale at all
         if side.mean is not None:
-            mean = np.rint((side.mean - self.mean_centre) / self.mean_step)
+            mean = np.rint((side.mean.astype(np.float64) - self.mean_centre) / self.mean_step)
             if len(mean) and not np.abs(mean).max() < MAX_COLUMN:
                 raise InputError(
-                    f"a row's mean is {np.abs(side.mean).max():g}: too large for steps of {self.mean_step:g}"
+                    f"a row's mean is {np.abs(side.mean).max():g}: too large for this codec's steps of "
+                    f"{self.mean_step:g}; drop such rows, or fit a codec on rows like them"
                 )
             out[MEAN] = mean.astype(np.int64)
         return out
 
-    def side(self, columns: Mapping[str, NDArray[np.int64]]) -> Side:
+    def side(self, columns: Mapping[str, NDArray[np.int64]], what: str = "encoded rows") -> Side:
         """The side information that columns stand for. FormatError when they are missing or stand for no float32."""
         missing = [name for name in side_columns(self.kind) if name not in columns]
         if missing:
-            raise FormatError(f"rows without their side information: column {missing[0]!r} is missing")
+            raise FormatError(f"{what}: without their side information: column {missing[0]!r} is missing")
         stored = columns[SCALE]
         with np.errstate(over="ignore"):
             grid = self.centre * np.exp2((stored - (stored > 0)) / self.resolution)
@@ -80,7 +81,7 @@ class SideQuantizer:
             means = self.mean_centre + columns[MEAN] * self.mean_step if has_mean(self.kind) else np.zeros(0)
             mean = means.astype(np.float32)
         if not (np.isfinite(scale).all() and np.isfinite(mean).all()):
-            raise FormatError("side information stands for no float32")
+            raise FormatError(f"{what}: the side information stands for no float32")
         return Side(scale, mean if has_mean(self.kind) else None)
 
     def rounded(self, side: Side) -> Side:

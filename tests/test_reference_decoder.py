@@ -41,6 +41,7 @@ from saecodec.integers import pack_ints, unpack_ints, zigzag
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
 from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
+from saecodec.normalization import KINDS
 from saecodec.priors import network as network_module
 from saecodec.priors.context import ContextPrior
 from saecodec.priors.factorized import FactorizedPrior
@@ -50,6 +51,7 @@ from saecodec.rangecoder import StreamDecoder, StreamEncoder, model_of
 from saecodec.residual import Block, ResidualLayer
 from saecodec.runs import encode_runs
 from saecodec.sae import SAE, Encoder
+from saecodec.side import SideQuantizer
 from saecodec.table_set import TableSet
 from saecodec.tables import expand, max_code
 from saecodec.wire import ByteReader, blob, varint, varints
@@ -1362,6 +1364,77 @@ def test_damaged_context_priors_are_refused_by_both_or_read_alike():
             lambda bad=bad: reference.codec_id(reference.tables_of(bad), "00" * 32),
             lambda bad=bad: Codec.from_tables(bad, "00" * 32, {}, "tables").codec_id,
         )
+
+
+# -- side information --------------------------------------------------------------------------------------------------
+
+NORMALIZING = KINDS[1:]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("kind", NORMALIZING)
+def test_files_with_side_information_decode_to_the_same_rows(tmp_path, kind, residual):
+    sae = replace(_sae(), normalization=kind)
+    x = (3 * _rows(300) + _rows(300, seed=5)[:, :1]).reshape(6, 50, WIDTH)
+    x[1, 2] = 0
+    codec = Codec.fit(sae, x, "0.4rms", residual=residual)
+    saecodec.save_codec(codec, tmp_path / "c.saecodec", embed_sae=True)
+    given = reference.read_codec((tmp_path / "c.saecodec").read_bytes())
+    assert (given.normalization, given.side.payload) == (kind, codec.side.to_bytes())
+    weights = sae.decoder_tensors() | sae.decoder_config()
+    assert reference.decoder_id(**weights) == codec.decoder_id == given.head["decoder_id"].hex()
+    assert reference.codec_id(given.tables, codec.decoder_id, given.residual, given.side) == codec.codec_id
+    assert reference.codec_id(given.tables, codec.decoder_id, given.residual) != codec.codec_id
+    for embed, needed in (("none", {"codec": given}), ("tables", weights), ("decoder", {})):
+        encode_array(MemoryArray(x), tmp_path / f"{embed}.saec", codec=codec, embed=embed, chunk_rows=128)
+        found = reference.read_saec((tmp_path / f"{embed}.saec").read_bytes(), **needed)
+        with saecodec.open(tmp_path / f"{embed}.saec", codec=codec) as file:
+            _assert_close(found.x_hat, file.rows().reshape(file.shape))
+            _assert_close(found.base, file.rows(base_only=True).reshape(file.shape))
+
+
+def test_a_decoder_of_another_normalization_is_refused_by_both(tmp_path):
+    sae = replace(_sae(), normalization="row_norm")
+    encode_array(MemoryArray(_rows(40)), tmp_path / "x.saec", sae=sae, embed="tables")
+    for kind in ("none", "layer_norm"):
+        other = replace(sae, normalization=kind)
+        with saecodec.open(tmp_path / "x.saec", sae=other) as file:
+            _refused_by_both(
+                lambda kind=kind: reference.read_saec(
+                    (tmp_path / "x.saec").read_bytes(), **sae.decoder_tensors(), normalization=kind
+                ),
+                file.rows,
+            )
+
+
+@pytest.mark.parametrize("kind", NORMALIZING)
+def test_damaged_side_information_is_refused_by_both_or_read_alike(kind):
+    """Every bit, every cut, and a byte behind it."""
+    good = SideQuantizer(kind, 300, 0.85, *((0.25, -0.75) if kind == "layer_norm" else ())).to_bytes()
+    flipped = [good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :] for at in range(len(good)) for bit in range(8)]
+    values = np.array([0, 1, -1, 77, -900, (1 << 38) - 1, 1 - (1 << 38)])
+    columns = {"side.scale": values, "side.mean": values[::-1]}
+    chunk = reference.Chunk([{}] * len(values), {name: array.tolist() for name, array in columns.items()})
+    read = 0
+
+    def theirs(bad: bytes, columns: dict[str, Any]) -> list[float]:
+        side = SideQuantizer.from_bytes(bad, "x").side(columns)
+        means = np.zeros(len(side.scale)) if side.mean is None else side.mean
+        return [*side.scale.tolist(), *means.tolist()]
+
+    def ours(bad: bytes, chunk: Any) -> list[float]:
+        pairs = reference.scales_and_means(chunk, reference.side_of(bad))
+        return np.array(pairs, np.float32).T.ravel().tolist()
+
+    for bad in [good, *flipped, *(good[:end] for end in range(len(good))), good + b"\0"]:
+        for part in (slice(0, 4), slice(4, 5), slice(5, 6), slice(6, 7)):
+            few = reference.Chunk(chunk.rows[part], {name: v[part] for name, v in chunk.columns.items()})
+            some = {name: array[part] for name, array in columns.items()}
+            read += not _read_alike(
+                lambda bad=bad, few=few: pytest.approx(ours(bad, few), rel=1e-6),
+                lambda bad=bad, some=some: theirs(bad, some),
+            )
+    assert read > 40
 
 
 # -- the document ------------------------------------------------------------------------------------------------------
