@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results checkpoints rd context latents clean
+.PHONY: help demo test lint results checkpoints inputs rd context latents clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make results      measure again what docs/results.md reports (DATA=folder)"
 	@echo "make checkpoints  write the tables of docs/checkpoints.md again (REFERENCE=folder, or SAECODEC_FIXTURES)"
+	@echo "make inputs       measure the reading speeds of docs/inputs.md again"
 	@echo "make rd           measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
 	@echo "make context      measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
 	@echo "make latents      measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
@@ -48,6 +49,9 @@ results: $(STAMP)
 
 checkpoints: $(STAMP)
 	$(BIN)/python docs/make_checkpoints.py $(REFERENCE)
+
+inputs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_inputs.py
 
 rd: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
