@@ -51,7 +51,7 @@ KINDS: dict[str, tuple[str, Callable[[Path, np.ndarray], Any]]] = {
     "10 .npy shards": ("shards", _shards),
     "HDF5 contiguous": ("a.h5", _hdf5),
     "HDF5 in chunks of 1,024 rows": ("b.h5", lambda path, x: _hdf5(path, x, chunks=(1024, WIDTH))),
-    "zarr (zstd, 1,024 rows)": ("a.zarr", lambda path, x: zarr.save_array(path, x, chunks=(1024, WIDTH))),
+    "zarr (zstd, 1,024 rows)": ("a.zarr", lambda path, x: zarr.create_array(path, data=x, chunks=(1024, WIDTH))),
     "Parquet (snappy)": ("a.parquet", _parquet),
 }
 
