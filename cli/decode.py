@@ -26,7 +26,9 @@ from saecodec.cli.options import RowRange, codec_option, device_option, force_op
     "made with encode --latents no SAE is needed.",
 )
 @click.option(
-    "--rows", type=RowRange(), help="Only these flattened rows (gives a 2-D array); -100: is the last hundred."
+    "--rows",
+    type=RowRange(),
+    help="Only these flattened rows (gives one leading dimension); -100: is the last hundred.",
 )
 @click.option(
     "--dtype",

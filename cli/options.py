@@ -71,7 +71,14 @@ def sae_of(path: str, device: str) -> SAE:
     from saecodec.formats.checkpoints import load_sae
 
     k, scale = sae_told()
-    return load_sae(path, device, k=k, input_scale=scale)
+    sae = load_sae(path, device, k=k, input_scale=scale)
+    if sae.metadata.get("normalize_activations") == "expected_average_only_in" and "input scale" not in sae.source:
+        click.echo(
+            f"Warning: {path} was trained on scaled rows (expected_average_only_in). If its norm_scaling_factor is not "
+            "folded into the weights, give it: --input-scale F (1 if it is)",
+            err=True,
+        )
+    return sae
 
 
 codec_option = click.option("-c", "--codec", metavar="CODEC", help="Fitted codec (.saecodec), made by 'saecodec fit'.")

@@ -43,6 +43,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
 """Every family; a new one joins here. The first that matches is taken."""
 
 
+CONFIGS: Final = ("cfg.json", "config.json", "hyperparams.json")
+"""What libraries call their configs."""
+
+
 def load_sae(
     path: str | os.PathLike[str], device: str = "auto", *, k: int | None = None, input_scale: float | None = None
 ) -> SAE:
@@ -74,6 +78,8 @@ def _located(path: str) -> tuple[Found, str | None]:
 
 
 def _load(path: Path, options: Options) -> SAE:
+    if path.name in CONFIGS:  # of a library: its folder is meant
+        path = path.parent
     mapping = mapping_of(path)
     try:
         if mapping is not None:
@@ -122,8 +128,8 @@ def with_input_scale(sae: SAE, factor: float) -> SAE:
     """
     from saecodec.encoder import Encoder, MatchingPursuit
 
-    if not 0 < factor < math.inf:
-        raise InputError(f"an input scale is a positive number, got {factor}")
+    if not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
+        raise InputError(f"an input scale is a positive number, got {factor!r}")
     if sae.normalization != "none":
         raise InputError(
             f"the SAE {sae.name!r} normalizes rows ({sae.normalization}), so an input scale changes nothing: leave it "
@@ -137,4 +143,8 @@ def with_input_scale(sae: SAE, factor: float) -> SAE:
         raise UnsupportedError(
             f"{sae.name}: matching pursuit has no weights of its own to scale: scale the rows instead"
         )
-    return replace(sae, w_dec=sae.w_dec / factor, b_dec=sae.b_dec / factor, encoder=encoder)
+    source = f"{sae.source}, input scale {factor:g}".removeprefix(", ")
+    try:
+        return replace(sae, w_dec=sae.w_dec / factor, b_dec=sae.b_dec / factor, encoder=encoder, source=source)
+    except CheckpointError as error:
+        raise InputError(f"an input scale of {factor:g} leaves weights that float32 cannot hold") from error

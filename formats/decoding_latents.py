@@ -127,7 +127,13 @@ def check_latent_output(path: str | os.PathLike[str], file: SaecFile, dtype: str
         )
     else:
         check_output_folder(path, force=force, mine=is_cache_file)
-        wanted = dtype or (latent_dtype(file) if _from_delphi(file) else "float16")
+        stored = latent_dtype(file)
+        if dtype is None and file.holds_latents and not _from_delphi(file) and stored != "float16":
+            raise OutputError(
+                f"{path}: a delphi cache holds float16, but the activations are {stored}: say what it shall hold, "
+                f"--dtype float16, which rounds them, or --dtype float32"
+            )
+        wanted = dtype or (stored if _from_delphi(file) else "float16")
         if wanted in ITEM_BYTES and wanted not in FLOATS:
             raise OutputError(
                 f"{path}: a delphi cache holds {' or '.join(FLOATS)}, not {wanted}: choose one with --dtype"

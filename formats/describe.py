@@ -134,6 +134,7 @@ def _saelens(path: Path) -> dict[str, Any]:
         "apply_b_dec_to_input": config.apply_b_dec_to_input,
         "rescale_acts_by_decoder_norm": config.rescale_acts_by_decoder_norm,
         "normalize_activations": config.normalize_activations,
+        "rows": "(heads, d_head)" if config.reshape_activations == "hook_z" else "(d_in,)",
         "side_information": "" if config.normalization == "none" else config.normalization,
         "hint": _OUTSIDE if config.normalize_activations == "expected_average_only_in" else "",
         "weight_bytes": os.path.getsize(path / WEIGHTS),

@@ -57,6 +57,9 @@ def made(
     if w_dec.ndim != 2:
         raise CheckpointError(f"{checkpoint.file}: the decoder has shape {tuple(w_dec.shape)}, expected two dimensions")
     n_latents, width = w_dec.shape
+    k = nonlinearity.config().get("k", 0)
+    if k > n_latents:
+        raise CheckpointError(f"{checkpoint.path}: k is {k}, but the SAE has {n_latents} latents")
     if isinstance(nonlinearity, GroupMax) and n_latents % nonlinearity.k:
         raise CheckpointError(f"{checkpoint.path}: groupmax of {nonlinearity.k} groups, but {n_latents} latents")
     b_enc = torch.zeros(n_latents) if maps.b_enc is None else maps.b_enc

@@ -66,6 +66,8 @@ def open_npz(path: str, key: str | None) -> ArraySource:
         def header_of(name: str) -> NpyHeader:
             return npz_header(archive, path, name)
 
+        if key is None and {"data", "indices", "indptr", "shape"} <= members.keys():
+            raise InputError(f"{path}: holds a sparse matrix of scipy; feature activations are taken with --latents")
         name = choose(path, list(members), key, lambda name: header_of(name).listed())
         header, info = header_of(name), members[name]
     opener = partial(opened_member, path, info.filename, header.end)

@@ -214,7 +214,7 @@ class SaecFile:
         if sae.decoder_id != wanted:
             raise IdentityError(
                 f"{self.path}: encoded with SAE {name!r}, decoder id {wanted}, but the SAE given, {sae.name!r}, has "
-                f"decoder id {sae.decoder_id}"
+                f"decoder id {sae.decoder_id}: give that SAE, with the --input-scale that it was encoded with, if any"
             )
         return self.codec.with_sae(sae)
 

@@ -183,9 +183,8 @@ def _load(checkpoint: Checkpoint) -> SAE:
     folder = checkpoint.file.parent
     config = SAELensConfig.read(folder)
     if checkpoint.options.k not in (None, config.k or None):
-        raise CheckpointError(
-            f"{folder / CONFIG}: k = {checkpoint.options.k} was given, the config says {config.k or None}"
-        )
+        told = f"the config says {config.k}" if config.k else f"architecture {config.architecture!r} has none"
+        raise CheckpointError(f"{folder / CONFIG}: k = {checkpoint.options.k} was given, but {told}")
     tensors = _checked_tensors(checkpoint.values, config, folder)
     # SAELens casts the stored tensors to the config's dtype before use.
     dtype = getattr(torch, config.dtype)
@@ -197,7 +196,7 @@ def _load(checkpoint: Checkpoint) -> SAE:
     w_dec = w["W_dec"]
     if "scaling_factor" in w:
         w_dec = w_dec * w["scaling_factor"][:, None]  # x_hat = (z scaling_factor) W_dec + b_dec
-    metadata = dict(config.metadata)
+    metadata = {**config.metadata, "normalize_activations": config.normalize_activations}
     sae = made(
         checkpoint,
         "SAELens",

@@ -26,6 +26,8 @@ from saecodec.store import Store
 Rows = Callable[[], Iterator[NDArray[np.float32]]]
 """Gives the rows of an array, chunk by chunk, float32 (n, d); every call starts again."""
 
+SideAtStep = Callable[[float], SideQuantizer | None]
+
 
 @dataclass(frozen=True)
 class Point:
@@ -38,14 +40,16 @@ class Point:
 
 
 def fit_features(
-    sae: SAE, chunks: Iterable[Features], step: Step, store: Store[Codes], side: SideQuantizer | None = None
+    sae: SAE, chunks: Iterable[Features], step: Step, store: Store[Codes], side_at_step: SideAtStep = lambda step: None
 ) -> Codec:
     """Fit a codec on the SAE's own activations, and leave their codes in `store`, which is empty before.
 
-    chunks: is iterated twice, and `store` once, so that both may lie in files. side: of an SAE that normalizes rows.
+    chunks: is iterated twice, and `store` once, so that both may lie in files. side_at_step: how side
+    information is coded at an absolute step, by an SAE that normalizes rows.
     """
     rms, _ = activity(sae, chunks)
     absolute = step.resolve(rms)
+    side = side_at_step(absolute)
     base = _BaseFit(sae, absolute, store, side)
     for features in chunks:
         base.add(with_side(quantize(features, sae.norms, absolute, base.centroids), features, side))

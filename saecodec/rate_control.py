@@ -21,7 +21,7 @@ from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import TargetError
 from saecodec.features import Features
 from saecodec.fit_residual import RESIDUAL_SLOPE, ResidualMoments, fit_layer, moments_of
-from saecodec.fitting import Point, activity, fit_features, fit_searched, joined
+from saecodec.fitting import Point, SideAtStep, activity, fit_features, fit_searched, joined
 from saecodec.layers import Layers
 from saecodec.quantizer import Step
 from saecodec.row_coder import RowCoder
@@ -38,6 +38,8 @@ _SLOPES: Final = (1e-4, 30.0)
 _SPLIT: Final = 2**0.5
 _MAX_SPLITS: Final = 4
 _NEAR: Final = 1.5  # of the target: a base layer that comes this near at a tried step may meet it at a finer one
+NEAR_ENOUGH: Final = 0.05
+"""What is missed by no more than this, on few rows whose errors leave gaps, is told instead of refused."""
 _ROUNDS: Final = 3  # of search and tables in turn, until codes and tables agree
 
 
@@ -107,7 +109,8 @@ class Trials:
         for i, part in enumerate(self._parts):
             self._features.append(sae.features(part, 0, side_at(sample.scales, i * chunk_rows, len(part))))
             statistics.add(part, self._features[-1])
-        self.side = statistics.quantizer(None if nmse is None else nmse * sample.variance)
+        error = None if nmse is None else nmse * sample.variance
+        self.side_at_step: SideAtStep = lambda step: statistics.quantizer(step, error)
         rms, self.active = activity(sae, self._features)
         self.rms = rms or math.sqrt(sample.variance) or 1.0
         self.search = None if search == "none" else Search(sae, search, self.active)
@@ -118,11 +121,12 @@ class Trials:
         """The base layer at a point. start: a codec fitted near it, where there is one."""
         codes: list[Codes] = []
         if self.search is None or start is None:
-            start = fit_features(self.sae, self._features, Step(point.step, False), codes, self.side)
+            start = fit_features(self.sae, self._features, Step(point.step, False), codes, self.side_at_step)
         for _ in range(rounds if self.search is not None else 0):
             assert self.search is not None
             codes = []
-            start = replace(start, quantizer=replace(start.quantizer, step=point.step))
+            quantizer = replace(start.quantizer, step=point.step)
+            start = replace(start, quantizer=quantizer, side=self.side_at_step(point.step))
             start = fit_searched(self.search, lambda: iter(self._parts), start, point, codes, self.sample.scales)
         return start, codes
 
@@ -170,7 +174,7 @@ def find_point(trials: Trials, target: Target, *, residual: bool, start: Codec |
     if residual:
         return _split_point(trials, target, start)
     found = _base_point(trials, target, start)
-    if not found.met:
+    if not found.met and target.missed_by(found.result.of(target.kind)) > NEAR_ENOUGH:
         raise _unreachable(target, found, "--residual adds a layer that goes below it")
     return Point(found.at), found.result.codec
 
@@ -184,7 +188,7 @@ def find_slope(trials: Trials, target: Target, codec: Codec) -> float:
         _SLOPES,
         rising=target.kind == "nmse",
     )
-    if not found.met:
+    if not found.met and target.missed_by(found.result.of(target.kind)) > NEAR_ENOUGH:
         raise _unreachable(target, found, "fit a codec for this target (saecodec fit)")
     return found.at
 

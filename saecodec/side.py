@@ -30,7 +30,7 @@ MEAN: Final = "side.mean"
 MAX_RESOLUTION: Final = 1 << 20
 _SHARE: Final = 0.005  # of the squared error, that rounding may add in all
 _FINEST: Final = 2.0**-36  # step of means, of the largest mean: float32 knows it less well, and columns hold it
-_FLOOR: Final = 1e-6  # of the rows' energy: an error that is taken to be at least this
+_FLOOR: Final = 1e-12  # of the rows' energy, that rounding may add at any rate
 
 
 def side_columns(kind: str) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class SideStatistics:
     def __init__(self, sae: SAE) -> None:
         self._sae, self._kind, self._width = sae, sae.normalization, sae.width
         self._n_rows = self._n_scales = 0
-        self._error = self._energy = self._octaves = self._mean = self._largest = 0.0
+        self._error = self._energy = self._octaves = self._mean = self._largest = self._coded = 0.0
 
     def add(self, x: NDArray[np.float32], features: Features) -> None:
         """Add rows, float32 (T, d), and their feature activations; nothing for an SAE that does not normalize rows."""
@@ -127,6 +127,7 @@ class SideStatistics:
         self._energy += float(np.einsum("td,td->", scaled, scaled, dtype=np.float64))
         self._error += float(np.einsum("td,td->", left, left, dtype=np.float64))
         self._n_rows += len(x)
+        self._coded += float(np.diff(features.indptr) @ np.square(side.scale, dtype=np.float64))
         scales = side.scale[side.scale > 0]
         self._n_scales += len(scales)
         self._octaves += float(np.log2(scales, dtype=np.float64).sum())
@@ -134,25 +135,27 @@ class SideStatistics:
             self._mean += float(side.mean.sum(dtype=np.float64))
             self._largest = max(self._largest, float(np.abs(side.mean).max(initial=0)))
 
-    def quantizer(self, error: float | None = None) -> SideQuantizer | None:
-        """The precision for rows that are coded with `error` a row, or about the SAE's own squared error; None for an
-        SAE that does not normalize rows.
+    def quantizer(self, step: float, error: float | None = None) -> SideQuantizer | None:
+        """The precision for rows that are coded at a step, and with `error` a row, or about the SAE's own squared
+        error; None for an SAE that does not normalize rows.
 
-        A uniform rounding by a step s adds s^2 / 12: to each of d values, the mean's; times the energy of what the
-        scale multiplies, the scale's relative one, which is ln 2 / resolution.
+        Rounding may add half a percent of the error, and no more than rounding feature activations by `step` does. A
+        uniform rounding by a step s adds s^2 / 12: to each of d values, the mean's; times the energy of what the scale
+        multiplies, the scale's relative one, which is ln 2 / resolution; times the scale's square, an activation's.
         """
         if self._kind == "none":
             return None
         rows, parts = max(self._n_rows, 1), 2 if has_mean(self._kind) else 1
         energy = self._energy / rows or 1.0
-        error = max(self._error / rows if error is None else error, _FLOOR * energy)
-        budget = _SHARE * error / parts
+        error = self._error / rows if error is None else error
+        coded = self._coded / rows * min(step, 1e18) ** 2 / 12
+        budget = max(min(_SHARE * error, coded), _FLOOR * energy) / parts
         resolution = min(math.ceil(math.log(2) * math.sqrt(energy / (12 * budget))), MAX_RESOLUTION)
         centre = 2.0 ** (self._octaves / max(self._n_scales, 1))
         if not has_mean(self._kind):
             return SideQuantizer(self._kind, resolution, centre)
-        step = max(math.sqrt(12 * budget / self._width), _FINEST * self._largest)
-        return SideQuantizer(self._kind, resolution, centre, step, self._mean / rows)
+        of_means = max(math.sqrt(12 * budget / self._width), _FINEST * self._largest)
+        return SideQuantizer(self._kind, resolution, centre, of_means, self._mean / rows)
 
 
 def with_side(codes: Codes, features: Features, quantizer: SideQuantizer | None) -> Codes:

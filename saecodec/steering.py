@@ -20,26 +20,25 @@ from saecodec.distortion import Distortion
 from saecodec.errors import InputError, TargetError
 from saecodec.features import Features
 from saecodec.fit_prior import ContextFitter
-from saecodec.fitting import Point, Rows, fit_features, fit_residual, fit_searched, joined
+from saecodec.fitting import Point, Rows, SideAtStep, fit_features, fit_residual, fit_searched, joined
 from saecodec.goal import Goal
 from saecodec.layers import Layers
 from saecodec.priors.fit_context import check_rows
 from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
 from saecodec.quantizer import Step
-from saecodec.rate_control import Sample, Target, Trials, find_point, find_slope
+from saecodec.rate_control import NEAR_ENOUGH, Sample, Target, Trials, find_point, find_slope
 from saecodec.residual import MAX_CELLS
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
 from saecodec.sequences import Chunking
-from saecodec.side import SideQuantizer, SideStatistics, scales_of, side_at, side_columns
+from saecodec.side import SideStatistics, scales_of, side_at, side_columns
 from saecodec.solver import TOLERANCE
 from saecodec.store import Store, Stores
 
 _SAMPLE: Final = (4096, 16384, 8)  # rows: at least, at most, and one in so many in between
 _BLOCK: Final = 128  # neighbouring rows are sampled together: the support's tables see bursts
 _ATTEMPTS: Final = 4
-_GIVEN_UP: Final = 0.05  # more than this above a target is an error; up to it, what was reached is told
 _CONTEXT_BITS: Final = 0.65  # of the factorized prior's, about: where to aim first
 _GOLDEN: Final = 0.618034
 
@@ -95,7 +94,7 @@ class Steering:
         self._rows, self._stores, self._progress = rows, stores, progress
         self._chunking, self._overhead = chunking, overhead
         self._features: Store[Features] | None = None
-        self._side: SideQuantizer | None = None
+        self._side_at_step: SideAtStep = lambda step: None
         self._scales = scales_of(sae, rows(), chunking.ids)
         self._fit_context: ContextFitter | None = None
 
@@ -108,7 +107,7 @@ class Steering:
         goal = self.goal
         if goal.plain or (goal.target is None and not self.n_rows):
             codes, features = self._code_store(), self.features()
-            codec = fit_features(self.sae, features, goal.step, codes, self._side)
+            codec = fit_features(self.sae, features, goal.step, codes, self._side_at_step)
             return self._with_prior(Coded(codec, codes, None, self._chunking))
         trials = self._trials()
         if goal.target is None:
@@ -149,7 +148,7 @@ class Steering:
                 features = self.sae.features(x, first, side_at(self._scales, first, len(x)))
                 statistics.add(x, features)
                 self._features.append(features)
-            self._side = statistics.quantizer()
+            self._side_at_step = statistics.quantizer
         return self._features
 
     def _code_store(self) -> Store[Codes]:
@@ -182,7 +181,7 @@ class Steering:
     def _fit_at(self, trials: Trials, point: Point, start: Codec) -> Coded:
         codes = self._code_store()
         if trials.search is None:
-            codec = fit_features(self.sae, self.features(), Step(point.step, False), codes, trials.side)
+            codec = fit_features(self.sae, self.features(), Step(point.step, False), codes, trials.side_at_step)
         else:
             rows_again: Rows = lambda: (x for _, x in self._numbered("search"))  # noqa: E731
             codec = fit_searched(trials.search, rows_again, start, point, codes, self._scales)
@@ -243,7 +242,7 @@ class Steering:
                 break
             aim = Target(target.kind, aim.value * target.value / max(reached, 1e-30))
         assert best is not None
-        if nearest > target.value * (1 + _GIVEN_UP):
+        if nearest > target.value * (1 + NEAR_ENOUGH):
             raise TargetError(
                 f"{target} is not met on these rows: the nearest that was found is {nearest:.4g}; ask for that, or "
                 "give a step"

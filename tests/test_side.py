@@ -227,7 +227,7 @@ def test_rounding_adds_about_half_a_percent_to_the_squared_error(kind: str, widt
     statistics = SideStatistics(sae)
     for part in np.split(x, 4):
         statistics.add(part, features_of(sae, part))
-    quantizer = statistics.quantizer()
+    quantizer = statistics.quantizer(1.0)
     assert quantizer is not None
     exact, found = squared_errors(sae, x, quantizer)
     assert 0.0005 < found / exact - 1 < 0.01
@@ -241,7 +241,7 @@ def test_an_error_that_is_given_takes_the_place_of_the_saes_own(make_sae: MakeSA
     features = features_of(sae, x)
     statistics.add(x, features)
     error = np.square(x - sae.rows(features).numpy()).sum() / len(x)
-    own, fine = statistics.quantizer(), statistics.quantizer(float(error) / 100)
+    own, fine = statistics.quantizer(1.0), statistics.quantizer(1.0, float(error) / 100)
     assert own is not None
     assert fine is not None
     assert own.mean_step == pytest.approx(10 * fine.mean_step, rel=1e-3)
@@ -254,7 +254,7 @@ def test_there_is_a_precision_without_rows_and_for_rows_of_zeros(kind: str, make
     for x in (np.zeros((0, 8), np.float32), np.zeros((3, 8), np.float32)):
         statistics = SideStatistics(sae)
         statistics.add(x, features_of(sae, x))
-        quantizer = statistics.quantizer()
+        quantizer = statistics.quantizer(1.0)
         if kind == "none":
             assert quantizer is None
             continue
@@ -274,7 +274,7 @@ def test_the_precision_of_large_means_that_hardly_vary_can_be_stored(
     x = (size * (1 + spread * rows())).astype(np.float32)
     statistics, features = SideStatistics(sae), features_of(sae, x)
     statistics.add(x, features)
-    quantizer = statistics.quantizer()
+    quantizer = statistics.quantizer(1.0)
     assert quantizer is not None
     assert features.side is not None
     assert features.side.mean is not None

@@ -119,3 +119,18 @@ def test_activations_of_an_ordinary_file_need_its_sae(folder):
     with np.load(folder / "rows.npz") as z:
         assert z["shape"].tolist() == [64, 1536]
         assert (z["data"] > 0).all()
+
+
+def test_a_folder_does_not_narrow_activations_unasked(tmp_path):
+    csr = {"data": np.float32([1.1, 2.2]), "indices": np.int32([0, 3]), "indptr": np.int32([0, 1, 2])}
+    np.savez(tmp_path / "z.npz", **csr, shape=np.array([2, 5]), format=np.array(b"csr"))
+    run("encode", "--latents", tmp_path / "z.npz", "-o", tmp_path / "z.saec")
+    refused = run("decode", "--latents", tmp_path / "z.saec", "-o", tmp_path / "out", ok=False)
+    assert "--dtype float16, which rounds them, or --dtype float32" in refused.output.replace("\n", " ")
+    run("decode", "--latents", tmp_path / "z.saec", "-o", tmp_path / "out", "--dtype", "float32")
+
+
+def test_a_sparse_matrix_without_latents_points_to_it(tmp_path):
+    csr = {"data": np.float32([1.1]), "indices": np.int32([0]), "indptr": np.int32([0, 1])}
+    np.savez(tmp_path / "z.npz", **csr, shape=np.array([1, 384]), format=np.array(b"csr"))
+    assert "--latents" in run("measure", tmp_path / "z.npz", "-s", SAE, ok=False).output

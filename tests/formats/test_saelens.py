@@ -322,9 +322,9 @@ def test_rows_of_hook_z_are_the_last_two_dimensions(edited: Edit, case: str, con
 
 def test_a_k_that_contradicts_the_config_is_refused_with_both(edited: Edit) -> None:
     assert load_sae(FIXTURES / "topk", k=8).sae_id == load_sae(FIXTURES / "topk").sae_id
-    with pytest.raises(CheckpointError, match="k = 9 was given, the config says 8"):
+    with pytest.raises(CheckpointError, match="k = 9 was given, but the config says 8"):
         load_sae(FIXTURES / "topk", k=9)
-    with pytest.raises(CheckpointError, match="k = 9 was given, the config says None"):
+    with pytest.raises(CheckpointError, match=r"k = 9 was given, but architecture .standard. has none"):
         load_sae(FIXTURES / "standard", k=9)
 
 
