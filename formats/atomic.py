@@ -127,6 +127,10 @@ def atomic_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+_COMMON = "config.json"
+"""A name in folders of ours, and in many that are not."""
+
+
 def check_output_folder(
     path: str | os.PathLike[str], *, force: bool = False, mine: Callable[[str], bool] = lambda name: False
 ) -> None:
@@ -148,6 +152,9 @@ def check_output_folder(
     if not force:
         raise _exists(path)
     others = [entry.name for entry in os.scandir(target) if not (mine(entry.name) and entry.is_file())]
+    held = os.listdir(target)
+    if held == [_COMMON]:  # anybody's
+        others = held
     if others:
         raise OutputError(
             f"{path}: is not replaced, because it holds {others[0]!r}; choose another folder, or remove it"

@@ -44,7 +44,8 @@ def _class_of(checkpoint: Checkpoint) -> str | None:
     if _LINEAR | {"b_dec", "k"} <= names <= _LINEAR | {"b_dec", "k", "threshold"}:
         if told in ("AutoEncoderTopK", "BatchTopKSAE"):
             return str(told)
-        return "AutoEncoderTopK" if (checkpoint.scalar("threshold") or -1) < 0 else "BatchTopKSAE"
+        threshold = checkpoint.scalar("threshold")
+        return "AutoEncoderTopK" if threshold is None or threshold < 0 else "BatchTopKSAE"
     if names >= _PARAMETERS | {"threshold", "group_sizes"}:
         return "MatryoshkaBatchTopKSAE"
     if names == _PARAMETERS | {"threshold"} and checkpoint.file.suffix not in (".npz", ".safetensors"):

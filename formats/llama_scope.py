@@ -47,21 +47,33 @@ def _is_second(checkpoint: Checkpoint) -> bool:
     return checkpoint.names >= {"W_E", "b_E", "W_D"}
 
 
-def _factor(checkpoint: Checkpoint, config: Mapping[str, Any], width: int) -> float:
-    """f: what rows are multiplied by, the same for all."""
+def _factors(checkpoint: Checkpoint, config: Mapping[str, Any], width: int) -> tuple[float, float]:
+    """f of rows, which are multiplied by it, and of reconstructions, which are divided by it: the same for all rows.
+
+    The norms of an autoencoder's input and output are those of one hook; should a config tell two, both are taken.
+    """
     if config.get("norm_activation") != "dataset-wise":
-        return 1.0
-    hook = config.get("hook_point_in")
+        return 1.0, 1.0
+    hooks = [config.get(f"hook_point_{side}") for side in ("in", "out")]
     told = config.get("dataset_average_activation_norm")
-    norm: Any = told.get("in", told.get(hook)) if isinstance(told, dict) else told
-    if norm is None:
-        norm = checkpoint.scalar(f"dataset_average_activation_norm.{hook}")
-    if not isinstance(norm, (int, float)) or not 0 < norm < math.inf:
-        raise CheckpointError(
-            f"{checkpoint.path}: norm_activation is dataset-wise, but the mean norm of the dataset is {norm!r}: set it "
-            'in the config ("dataset_average_activation_norm": {"in": ...})'
-        )
-    return math.sqrt(width) / norm
+    norms: list[Any] = []
+    for side, hook in zip(("in", "out"), hooks, strict=True):
+        norm: Any = told.get(side, told.get(hook)) if isinstance(told, dict) else told
+        if norm is None:
+            norm = checkpoint.scalar(f"dataset_average_activation_norm.{hook}")
+        norms.append(norms[0] if norm is None and norms else norm)
+    return tuple(math.sqrt(width) / _positive(checkpoint, norm) for norm in norms)  # type: ignore[return-value]
+
+
+def _positive(checkpoint: Checkpoint, norm: Any) -> float:
+    """A mean norm; CheckpointError when it is no positive number."""
+    if isinstance(norm, (int, float)) and 0 < norm < 1e30:
+        return float(norm)
+    raise CheckpointError(
+        f"{checkpoint.path}: norm_activation is dataset-wise, but the mean norm of the dataset is {str(norm)[:40]}: "
+        f"set it "
+        'in the config ("dataset_average_activation_norm": {"in": ...})'
+    )
 
 
 def _refuse_transcoder(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
@@ -116,14 +128,17 @@ def _load_first(checkpoint: Checkpoint) -> SAE:
     _refuse_transcoder(checkpoint, config)
     encoder, b_enc, decoder = checkpoint.tensors("encoder.weight", "encoder.bias", "decoder.weight")
     b_dec = checkpoint.tensors("decoder.bias")[0] if "decoder.bias" in checkpoint.names else None
-    f = _factor(checkpoint, config, encoder.shape[1])
+    f, f_out = _factors(checkpoint, config, encoder.shape[1])
     norms = decoder.norm(dim=0) if config.get("sparsity_include_decoder_norm") else torch.ones(decoder.shape[1])
     norms = torch.where(norms > 0, norms, 1)
     threshold = None
     if _LOG_THRESHOLD in checkpoint.names:
         threshold = checkpoint.tensors(_LOG_THRESHOLD)[0].exp()
-    elif isinstance(config.get("jump_relu_threshold"), (int, float)) and config["jump_relu_threshold"] > 0:
-        threshold = torch.tensor(float(config["jump_relu_threshold"]) * f)  # it is told in units of h / f
+    elif isinstance(told := config.get("jump_relu_threshold"), (int, float)) and told > 0:
+        if not told < 1e30:
+            raise CheckpointError(f"{checkpoint.path}: jump_relu_threshold is {str(told)[:40]}")
+        # It is told in units of h / f, or with decoder norms of h |W_D| / f_out.
+        threshold = torch.tensor(float(told) * (f_out if config.get("sparsity_include_decoder_norm") else f))
     architecture, nonlinearity = _activation(checkpoint, config, None, threshold, decoder.shape[1])
     glu = None
     if config.get("use_glu_encoder"):
@@ -136,8 +151,8 @@ def _load_first(checkpoint: Checkpoint) -> SAE:
         Maps(
             encoder.t() * f * norms,
             b_enc * norms,
-            decoder.t() / f / norms[:, None],
-            None if b_dec is None else b_dec / f,
+            decoder.t() / f_out / norms[:, None],
+            None if b_dec is None else b_dec / f_out,
         ),
         nonlinearity=nonlinearity,
         subtract=bool(config.get("apply_decoder_bias_to_pre_encoder", False)),
@@ -156,7 +171,7 @@ def _load_second(checkpoint: Checkpoint) -> SAE:
     _refuse_transcoder(checkpoint, config)
     w_enc, b_enc, w_dec = checkpoint.tensors("W_E", "b_E", "W_D")
     b_dec = checkpoint.tensors("b_D")[0] if "b_D" in checkpoint.names else None
-    f = _factor(checkpoint, config, w_enc.shape[0])
+    f, f_out = _factors(checkpoint, config, w_enc.shape[0])
     norms = w_dec.norm(dim=1) if config.get("sparsity_include_decoder_norm", True) else None
     logged = f"activation_function.{_LOG_THRESHOLD}"
     threshold = checkpoint.tensors(logged)[0].exp() if logged in checkpoint.names else None
@@ -169,7 +184,7 @@ def _load_second(checkpoint: Checkpoint) -> SAE:
         checkpoint,
         "Language-Model-SAEs",
         architecture,
-        Maps(w_enc * f, b_enc, w_dec / f, None if b_dec is None else b_dec / f),
+        Maps(w_enc * f, b_enc, w_dec / f_out, None if b_dec is None else b_dec / f_out),
         nonlinearity=nonlinearity,
         subtract=False,
         normalization=_normalization(checkpoint, config),

@@ -8,6 +8,7 @@ know any more.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ def _pursuit(cfg: Mapping[str, Any], path: Path) -> tuple[int, float, bool]:
 
 def _major(version: str) -> int:
     head = version.split(".")[0]
-    return int(head) if head.isdigit() else 0
+    return int(head) if re.fullmatch(r"[0-9]{1,6}", head) else 0
 
 
 def _upgraded(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -360,3 +360,29 @@ def test_a_k_of_any_other_kind_or_beyond_all_latents_raises_an_error_of_ours(tmp
     path.write_text(path.read_text().replace('"k": 3', f'"k": {k}'))
     with pytest.raises(CheckpointError, match=r"k is |active"):
         load_sae(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["dataset_average_activation_norm", "jump_relu_threshold"])
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "1e999", "-1", '"x"'])
+def test_numbers_of_llama_scope_that_no_float_holds_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    name = "llama_scope_jumprelu" if "llama_scope_jumprelu" in CASES else next(n for n in CASES if "llama_scope" in n)
+    CASES[name](tmp_path)
+    path = next(tmp_path.rglob("hyperparams.json"))
+    config = json.loads(path.read_text()) | {"act_fn": "jumprelu", "norm_activation": "dataset-wise"}
+    config |= {"dataset_average_activation_norm": {"in": 2.0, "out": 2.0}, "jump_relu_threshold": 0.5}
+    path.write_text(json.dumps(config | {key: "?"}).replace('"?"', value))
+    with pytest.raises(CheckpointError):
+        load_sae(tmp_path)
+
+
+def test_llama_scope_divides_by_the_norm_of_the_output(tmp_path: Path) -> None:
+    name = next(n for n in CASES if "llama_scope" in n)
+    CASES[name](tmp_path)
+    path = next(tmp_path.rglob("hyperparams.json"))
+    plain = {"act_fn": "relu", "norm_activation": "dataset-wise", "sparsity_include_decoder_norm": False}
+    found = []
+    for out in (2.0, 4.0):
+        norms = {"dataset_average_activation_norm": {"in": 2.0, "out": out}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | plain | norms))
+        found.append(load_sae(tmp_path).reconstruct(torch.ones(1, D)))
+    torch.testing.assert_close(found[1], 2 * found[0])
