@@ -2,12 +2,14 @@
 and `params.safetensors` of the same in lower case.
 
 h = x W_enc + b_enc, z = relu(h) 1[h > threshold], x_hat = z W_dec + b_dec: b_dec is not subtracted. The scale of the
-activations is folded in already. Equation: SAELens 6.54, `pretrained_sae_loaders.py`, and the report (arXiv
+activations is folded in already, but for SAEs of embeddings (`embedding/...`), whose W_enc is divided and W_dec
+multiplied by sqrt(d). Equation: SAELens 6.54, `pretrained_sae_loaders.py`, and the report (arXiv
 2408.05147).
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from saecodec.formats.checkpoint import Checkpoint, Family, skip_connection, transcoder
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _NAMES: Final = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 _LOWER: Final = tuple(name.lower() for name in _NAMES)
 _SKIP: Final = "affine_skip_connection"
+_EMBEDDING: Final = "embedding"
+"""Folder of the SAEs of embeddings; only it tells them from others."""
 
 
 def _is_npz(checkpoint: Checkpoint) -> bool:
@@ -34,6 +38,9 @@ def _load(checkpoint: Checkpoint, family: str, names: tuple[str, ...]) -> SAE:
     from saecodec.nonlinearity import JumpReLU
 
     w_enc, b_enc, w_dec, b_dec, threshold = checkpoint.tensors(*names)
+    if _EMBEDDING in checkpoint.file.absolute().parts:
+        # Trained on embeddings that were sqrt(d) times smaller than what the model makes of them.
+        w_enc, w_dec = w_enc / math.sqrt(len(w_enc)), w_dec * math.sqrt(len(w_enc))
     maps = Maps(w_enc, b_enc, w_dec, b_dec)
     return made(checkpoint, family, "jumprelu", maps, nonlinearity=JumpReLU(threshold), subtract=False)
 

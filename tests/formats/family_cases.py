@@ -7,6 +7,7 @@ in numpy and float64, and knows nothing of the code under test. SAELens has refe
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -215,6 +216,16 @@ def gemma_scope(folder: Path) -> Written:
 def gemma_scope_in_lower_case(folder: Path) -> Written:
     np.savez(folder / "params.npz", **gemma(lower=True))
     return Written(folder / "params.npz", jump_relu)
+
+
+@case
+def gemma_scope_of_embeddings(folder: Path) -> Written:
+    """Its file has W_enc sqrt(d) and W_dec / sqrt(d)."""
+    path = folder / "embedding" / "width_4k" / "average_l0_6"
+    path.mkdir(parents=True)
+    state, root = gemma(lower=False), math.sqrt(D)
+    np.savez(path / "params.npz", **state | {"W_enc": state["W_enc"] * root, "W_dec": state["W_dec"] / root})
+    return Written(folder, jump_relu)
 
 
 @case
