@@ -6,7 +6,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
-from saecodec.errors import InputError, MissingPieceError, OutputError
+from saecodec.errors import InputError, MissingPieceError, OutputError, named
 from saecodec.features import Features
 from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.atomic import atomic_output
@@ -87,7 +87,7 @@ def fit_array(
     source = rows_for(source, sae.width, sae.row_dims)
     _check_width(source, sae)
     chunking = _chunking(source, chunk_rows, seq, goal.prior, sae)
-    with _FileStores() as stores, _named(source):
+    with _FileStores() as stores, named(source.path):
         steering = Steering(sae, _rows(source, chunking), goal, chunking=chunking, stores=stores, progress=progress)
         return steering.fit(verify=verify, recode=True).codec
 
@@ -153,7 +153,7 @@ def encode_array(
 
     write_empty = lambda file, codec: writer_of(file, codec, (0, source.width)).finish()  # noqa: E731
     overhead = _Overhead(write_empty, embed, len(chunking.sizes))
-    with _FileStores() as stores, _named(source):
+    with _FileStores() as stores, named(source.path):
         file = stores.enter_context(atomic_output(path, force=force))
         reached, slope = None, DEFAULT_SLOPE
         if codec is not None and goal.target is None:
@@ -233,14 +233,3 @@ def _chunking(source: ArraySource, chunk_rows: int, seq: Ids | None, prior: str,
 
 def _rows(source: ArraySource, chunking: Chunking) -> Callable[[], Iterator[NDArray[np.float32]]]:
     return lambda: source.batches(chunking.sizes)
-
-
-@contextmanager
-def _named(source: ArraySource) -> Iterator[None]:
-    """Puts the array's name before what is wrong with its rows."""
-    try:
-        yield
-    except InputError as error:
-        if str(error).startswith(source.path):
-            raise
-        raise type(error)(f"{source.path}: {error}") from error

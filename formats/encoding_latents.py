@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS
-from saecodec.errors import InputError, OutputError
+from saecodec.errors import InputError, OutputError, named
 from saecodec.formats.atomic import atomic_output
 from saecodec.formats.header import check_user
 from saecodec.formats.latent_source import LatentSource
@@ -67,14 +67,10 @@ def encode_latents(
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
     chunking = Chunking.of(source.n_rows, chunk_rows)
     with atomic_output(path, force=force) as file, code_spool(source.n_latents, source.columns) as store:
-        try:
+        with named(source.path):
             codec, values = fit_latents(
                 lambda: source.chunks(chunking.sizes), source.n_latents, source.dtype, goal, store
             )
-        except InputError as error:
-            if str(error).startswith(source.path):
-                raise
-            raise InputError(f"{source.path}: {error}") from error
         sae = {"name": name, "source": source.kind, "architecture": ARCHITECTURE, "n_latents": source.n_latents}
         writer = SaecWriter(
             file,

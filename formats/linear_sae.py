@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from saecodec.sae import SAE
 
 
+PLACE: Final = ("model_name", "hook_name")
+"""What metadata says of the place in a model."""
+
+
 class Maps(NamedTuple):
     """The linear maps of an SAE: w_enc (d, F), b_enc (F,) or none, w_dec (F, d), b_dec (d,) or none, float32."""
 
@@ -69,10 +73,13 @@ def made(
     if glu is not None:
         encoder = replace(encoder, w_glu=glu[0].contiguous().to(product), b_glu=glu[1].to(product))
     facts = metadata or {}
-    source = " ".join([family, *(str(facts[key]) for key in ("model_name", "hook_name") if facts.get(key))])
-    return SAE(
-        w_dec.contiguous(), b_dec, encoder, architecture, checkpoint.name, source, facts, normalization=normalization
-    )
+    name, source = checkpoint.name, source_of(family, facts)
+    return SAE(w_dec.contiguous(), b_dec, encoder, architecture, name, source, facts, normalization=normalization)
+
+
+def source_of(family: str, metadata: Mapping[str, Any]) -> str:
+    """Where an SAE comes from, for people: its library, and the place in a model that its file tells."""
+    return " ".join([family, *(str(metadata[key]) for key in PLACE if metadata.get(key))])
 
 
 def with_unit_decoder(sae: SAE) -> SAE:

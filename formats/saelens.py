@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from saecodec.errors import CheckpointError, UnsupportedError
 from saecodec.formats.checkpoint import Checkpoint, Family, read_config, transcoder
-from saecodec.formats.linear_sae import Maps, made
+from saecodec.formats.linear_sae import PLACE, Maps, made, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,6 @@ _NORMALIZATIONS: Final = {
     "layer_norm": "layer_norm",
     "constant_norm_rescale": "row_norm",
 }
-_FACTS: Final = ("model_name", "hook_name")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class SAELensConfig:
         metadata = inner if isinstance(inner, dict) else {}
         version = str(raw.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
         flat = raw if _major(version) >= 6 else _upgraded(raw)
-        return cls._checked(flat, {**metadata, **{k: flat[k] for k in _FACTS if k in flat}}, path)
+        return cls._checked(flat, {**metadata, **{k: flat[k] for k in PLACE if k in flat}}, path)
 
     @classmethod
     def _checked(cls, cfg: Mapping[str, Any], metadata: Mapping[str, Any], path: Path) -> SAELensConfig:
@@ -254,13 +253,12 @@ def _matching_pursuit(checkpoint: Checkpoint, config: SAELensConfig, w: Mapping[
     dtype = config.dtype if config.dtype in ("float16", "bfloat16") else "float32"
     encoder = MatchingPursuit(steps, threshold, stop, config.apply_b_dec_to_input, dtype)
     b_dec = w["b_dec"] if config.apply_b_dec_to_input else w["b_dec"] * 0  # added back only where it was taken away
-    facts = [str(config.metadata[key]) for key in _FACTS if config.metadata.get(key)]
     sae = SAE(
         w["W_dec"].contiguous(),
         b_dec,
         encoder,
         config.architecture,
-        source=" ".join(["SAELens", *facts]),
+        source=source_of("SAELens", config.metadata),
         metadata=config.metadata,
         normalization=config.normalization,
     )
@@ -299,6 +297,6 @@ SAELENS: Final = Family(
     "matching_pursuit",
     "mean and deviation of a row (layer_norm), norm of a row (constant_norm_rescale)",
     "transcoders, temporal",
-    lambda checkpoint: checkpoint.file.name == WEIGHTS and (checkpoint.file.parent / CONFIG).is_file(),
+    lambda checkpoint: checkpoint.file.name == WEIGHTS and is_saelens(checkpoint.file.parent),
     _load,
 )

@@ -6,6 +6,9 @@ was expected, and the way out. Each subclass is one kind of thing that a caller 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SaecodecError(Exception):
     """Base class of every error that saecodec raises on purpose."""
@@ -41,3 +44,14 @@ class IdentityError(SaecodecError):
 
 class MissingPieceError(SaecodecError):
     """Decoding or encoding needs an SAE or a codec that was not given; the message names it."""
+
+
+@contextmanager
+def named(path: str) -> Iterator[None]:
+    """Puts the name of an input before what is wrong with its rows."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(path):
+            raise
+        raise type(error)(f"{path}: {error}") from error

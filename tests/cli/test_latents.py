@@ -6,20 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run
 from safetensors.numpy import save_file
-
-from saecodec.cli.app import app
 
 SAE = str(Path(str(files("saecodec") / "bundled")) / "minilm_l3_sae")
 F, SEQUENCES, CONTEXT = 40, 6, 10
-
-
-def run(*arguments: object, ok: bool = True) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert (result.exit_code == 0) is ok, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
-
-from saecodec.cli.app import app
+from command_line import run
 
 BUNDLED = Path(str(files("saecodec") / "bundled")) / "minilm_l3_sae"
-
-
-def run(*arguments: object, ok: bool = True) -> Result:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert (result.exit_code == 0) is ok, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture
