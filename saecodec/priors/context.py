@@ -190,8 +190,14 @@ class ContextPrior:
 
     def ideal_bits(self, codes: Codes) -> tuple[float, float]:
         """Ideal code length of a chunk's support and levels under the tables, in bits, counts not included."""
-        support, levels = self.cell_bits(self.binned(codes))
+        support, levels = self.nonzero_bits(codes)
         return float(support.sum()), float(levels.sum())
+
+    def nonzero_bits(self, codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ideal code lengths of each nonzero's place and level in bits, float64 (K,) each."""
+        out, order = np.empty((2, codes.nnz)), self.network.layout.order(codes)
+        out[:, order] = self.cell_bits(self.binned(codes))
+        return out[0], out[1]
 
     def cell_bits(self, binned: Binned) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Ideal code lengths of each nonzero's gap and level in bits, float64 (K,) each, in the order of the cells."""

@@ -126,14 +126,20 @@ class FactorizedPrior:
 
     def ideal_bits(self, codes: Codes) -> tuple[float, float]:
         """Ideal code length of a chunk's support and levels under the tables, in bits, counts not included."""
-        cells = self.layout.cells(codes)
-        gaps, _ = gaps_of(cells, codes.n_rows, self.layout.class_start)
-        latent = self.layout.latent_of[cells.column]
-        out = []
-        for values, tables in ((gaps, self.support), (np.abs(cells.level).astype(np.int64) - 1, self.levels)):
-            bits = bucket_bits(tables.weights)[tables.classes[latent], buckets.bucket_of(values)]
-            out.append(float(bits.sum()))
-        return out[0], out[1] + (codes.nnz if self.signed else 0)
+        support, levels = self.nonzero_bits(codes)
+        return float(support.sum()), float(levels.sum())
+
+    def nonzero_bits(self, codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ideal code lengths of each nonzero's place and level in bits, float64 (K,) each. A gap is charged to the
+        nonzero that ends it."""
+        gaps, _ = gaps_of(self.layout.cells(codes), codes.n_rows, self.layout.class_start)
+        support = np.empty(codes.nnz)
+        order = self.layout.order(codes)
+        classes = self.support.classes[codes.latents[order]]
+        support[order] = bucket_bits(self.support.weights)[classes, buckets.bucket_of(gaps)]
+        magnitude = np.abs(codes.levels).astype(np.int64) - 1
+        levels = bucket_bits(self.levels.weights)[self.levels.classes[codes.latents], buckets.bucket_of(magnitude)]
+        return support, levels + self.signed
 
     def costs(self) -> Costs:
         """What a nonzero costs: of its gap the mean over its class, of its level the code length."""

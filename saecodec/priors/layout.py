@@ -97,9 +97,13 @@ class Layout:
 
     def cells(self, codes: Codes) -> Cells:
         """The nonzeros of a chunk, sorted by position."""
-        column = self.column_of.take(codes.latents)
-        order = np.argsort(column, kind="stable")  # rows stay in order inside a column
-        return Cells(column.take(order).astype(np.int64), codes.rows().take(order), codes.levels.take(order))
+        order = self.order(codes)
+        column = self.column_of.take(codes.latents.take(order)).astype(np.int64)
+        return Cells(column, codes.rows().take(order), codes.levels.take(order))
+
+    def order(self, codes: Codes) -> Integers:
+        """The nonzeros of a chunk in the order of `cells`: places in `codes`, int64 (K,)."""
+        return np.argsort(self.column_of.take(codes.latents), kind="stable")  # rows stay in order inside a column
 
     def codes(self, cells: Cells, n_rows: int) -> Codes:
         """The inverse of `cells`."""

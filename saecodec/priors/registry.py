@@ -51,6 +51,10 @@ class Prior(Protocol):
     def ideal_bits(self, codes: Codes) -> tuple[float, float]:
         """Ideal code length of support and levels under the tables, in bits."""
 
+    def nonzero_bits(self, codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What `ideal_bits` is the sum of: bits of each nonzero's place and level, float64 (K,) each, in the order of
+        the codes."""
+
     def costs(self) -> Costs:
         """What a nonzero costs, for the encoder's search."""
 

@@ -247,6 +247,8 @@ def test_the_coded_size_is_close_to_the_ideal(cases: ModuleType, signed: bool) -
     support, levels = prior.cell_bits(prior.binned(codes))
     assert (len(support), len(levels)) == (codes.nnz, codes.nnz)
     assert (support.sum(), levels.sum()) == pytest.approx(ideal)
+    for found, of_cells in zip(prior.nonzero_bits(codes), (support, levels), strict=True):
+        assert found[prior.network.layout.order(codes)].tolist() == of_cells.tolist()
 
 
 def test_bits_of_cells_are_those_of_their_own_gap_and_level(cases: ModuleType) -> None:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saecodec import buckets
 from saecodec.codes import Codes
+from saecodec.costs import bucket_bits
 from saecodec.errors import InputError
 from saecodec.latents import LatentCodec
 from saecodec.priors.factorized import FactorizedPrior
@@ -103,3 +105,26 @@ def test_chunks_of_different_numbers_of_latents_are_refused() -> None:
 def test_codes_without_latents_are_refused() -> None:
     with pytest.raises(InputError, match="latents"):
         LatentCodec.fit([Codes.from_dense(np.zeros((3, 0), int))])
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_bits_of_nonzeros_are_those_of_their_own_gap_and_level(bursty_codes: BurstyCodes, signed: bool) -> None:
+    codes = bursty_codes(60, 8, signed=signed)
+    prior = fitted(codes)
+    layout, of_bucket = prior.layout, bucket_bits(prior.support.weights)
+    last = {c: -1 for c in range(len(prior.support.codes))}
+    expected = {}
+    for row, latent in sorted(
+        zip(codes.rows().tolist(), codes.latents.tolist(), strict=True),
+        key=lambda cell: (layout.column_of[cell[1]], cell[0]),
+    ):
+        c = int(prior.support.classes[latent])
+        place = (int(layout.column_of[latent]) - int(layout.class_start[c])) * codes.n_rows + row
+        expected[row, latent] = of_bucket[c, buckets.bucket_of(np.array([place - last[c] - 1]))[0]]
+        last[c] = place
+    support, levels = prior.nonzero_bits(codes)
+    cells = zip(codes.rows().tolist(), codes.latents.tolist(), strict=True)
+    assert support.tolist() == [expected[cell] for cell in cells]
+    size = np.abs(codes.levels).astype(np.int64) - 1
+    tables = bucket_bits(prior.levels.weights)[prior.levels.classes[codes.latents], buckets.bucket_of(size)]
+    assert levels.tolist() == (tables + signed).tolist()
