@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS
+from saecodec.curves import RatePoint, bits_at
 from saecodec.distortion import Distortion
 from saecodec.errors import InputError, SaecodecError, TargetError
 from saecodec.formats.array_source import ArraySource, MemoryArray
@@ -59,16 +59,8 @@ class Curve:
     points: tuple[Measured, ...]
 
     def bits_at(self, nmse: float) -> float | None:
-        """Bits per row at an NMSE: between two measured points by a straight line of log bits over log NMSE; None
-        where no two points enclose it."""
-        best: float | None = None
-        hull = sorted(self.points, key=lambda point: point.nmse)
-        for a, b in itertools.pairwise(hull):
-            if a.nmse <= nmse <= b.nmse:
-                share = 0.0 if a.nmse == b.nmse else float(np.log(nmse / a.nmse) / np.log(b.nmse / a.nmse))
-                bits = float(np.exp((1 - share) * np.log(a.bits_per_row) + share * np.log(b.bits_per_row)))
-                best = bits if best is None else min(best, bits)
-        return best
+        """Bits per row at an NMSE, see `curves.bits_at`."""
+        return bits_at([RatePoint(point.bits_per_row, point.nmse) for point in self.points], nmse)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.distortion import Distortion
-from saecodec.estimates import CodeStatistics
-from saecodec.features import Side
 from saecodec.formats.array_source import ITEM_BYTES, ArraySource, rows_for
 from saecodec.formats.context_report import ContextComparison
 from saecodec.formats.encoding import EncodeReport, Ids, encode_array
+from saecodec.formats.point import Ground, Observer, read_point
+from saecodec.formats.read_back import Decoded
 from saecodec.formats.saec import SaecFile, open_saec
-from saecodec.frames import HEAD_BYTES
 from saecodec.goal import Goal
 from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
@@ -66,87 +65,79 @@ def measure_array(
             held = file.header.embed == "decoder" or (outside_codec and codec is not None and codec.sae is not None)
             outside = {"codec_bytes": outside_codec, "sae_bytes": 0 if held or whole is None else whole.nbytes}
             assert whole is not None
-            ids = seq if seq is not None else ids_of_shape(source.shape)
-            scales = scales_of(whole, source.batches(file.index.filled_rows), ids)
-            return _report(file, source, whole, scales, encoded, outside, progress)
+            ground = Ground(source, seq if seq is not None else ids_of_shape(source.shape))
+            return _report(file, ground, whole, encoded, outside, progress)
 
 
-class _Alone:
-    """What the SAE does with rows when nothing is quantized: L0, distortion and seconds of its forward pass."""
+class Alone:
+    """What an SAE does with rows when nothing is quantized: L0, distortion and seconds of its forward pass.
 
-    def __init__(self, sae: SAE) -> None:
-        self._sae = sae
+    scales: of the rows, where they have to be known beforehand (`side_at`).
+    """
+
+    def __init__(self, sae: SAE, scales: NDArray[np.float32] | None) -> None:
+        self._sae, self._scales = sae, scales
         self.nnz, self.seconds, self.distortion = 0, 0.0, Distortion(sae.width)
 
-    def add(self, x: NDArray[np.float32], side: Side | None) -> None:
-        """Add rows. side: of them, where it has to be known beforehand."""
+    def add(self, x: NDArray[np.float32], first_row: int) -> None:
+        """Add the rows from `first_row` on."""
         started = time.perf_counter()
-        features = self._sae.features(x, side=side)
+        features = self._sae.features(x, side=side_at(self._scales, first_row, len(x)))
         x_hat = self._sae.rows(features).cpu().numpy()
         self.seconds += time.perf_counter() - started
         self.nnz += features.nnz
         self.distortion.add(x, x_hat)
 
+    def facts(self) -> dict[str, float | None]:
+        """For programs."""
+        n_rows = self.distortion.n_rows
+        return {"l0": self.nnz / n_rows if n_rows else None, "nmse": self.distortion.nmse}
+
 
 def _report(
-    file: SaecFile,
-    source: ArraySource,
-    sae: SAE,
-    scales: NDArray[np.float32] | None,
-    encoded: EncodeReport,
-    outside: dict[str, int],
-    progress: Progress,
+    file: SaecFile, ground: Ground, sae: SAE, encoded: EncodeReport, outside: dict[str, int], progress: Progress
 ) -> dict[str, Any]:
-    decoder = file.decoder
-    distortion, statistics = Distortion(source.width), CodeStatistics(decoder.latents.prior.n_latents)
-    base, alone = Distortion(source.width), _Alone(sae)
-    ideal, seconds = [0.0, 0.0], 0.0
+    decoder, source = file.decoder, ground.source
+    alone = Alone(sae, scales_of(sae, source.batches(file.index.filled_rows), ground.ids))
+    base = Distortion(source.width)
     context = ContextComparison(decoder) if decoder.latents.prior.name == CONTEXT else None
-    chunks, lengths = file.layers(), file.index.lengths[file.index.rows > 0]
-    for i, x in enumerate(source.batches(file.index.filled_rows)):
-        started = time.perf_counter()
-        layers = next(chunks)
-        codes, x_hat = layers.codes, decoder.reconstruct(layers.codes, layers.residual)
-        seconds += time.perf_counter() - started
-        distortion.add(x, x_hat)
-        if layers.residual is not None:
-            base.add(x, decoder.reconstruct(codes))
-        alone.add(x, side_at(scales, distortion.n_rows - len(x), len(x)))
-        statistics.add(codes)
+    seconds = 0.0
+
+    def observe(chunk: Decoded) -> None:
+        nonlocal seconds
+        seconds += chunk.seconds
+        alone.add(chunk.x, chunk.first_row)
+        if decoder.residual is not None:
+            base.add(chunk.x, decoder.reconstruct(chunk.layers.codes))
         if context is not None:
-            context.add(codes, int(lengths[i]) - HEAD_BYTES)
-        ideal = [a + b for a, b in zip(ideal, decoder.latents.prior.ideal_bits(codes), strict=True)]
-        progress("decode", distortion.n_rows, file.n_rows)
-    rows, target = file.n_rows, encoded.goal.target
+            context.add(chunk.layers.codes, chunk.code_bytes)
+        progress("decode", chunk.first_row + len(chunk.x), file.n_rows)
+
+    observers: list[Observer] = [observe]
+    point = read_point(file, ground, observers)
+    rows, target, statistics = file.n_rows, encoded.goal.target, point.statistics
 
     def per_row(n_bits: float) -> float | None:
         return n_bits / rows if rows else None
 
-    bits = per_row(8 * file.size)
-    nmse = distortion.nmse
-    return {
+    nmse, width = point.distortion.nmse, file.header.width
+    return point.facts() | {
         "rows": rows,
         "shape": list(file.shape),
-        "file_bytes": file.size,
-        "bits_per_row": bits,
-        "bits_per_scalar": None if bits is None else bits / file.header.width,
+        "bits_per_scalar": per_row(8 * file.size / width),
         "bits_per_nonzero": 8 * file.size / statistics.nnz if statistics.nnz else None,
-        "ratio_float32": 4 * rows * file.header.width / file.size,
-        "ratio_input": ITEM_BYTES[source.dtype] * rows * file.header.width / file.size,
-        "nmse": nmse,
+        "ratio_float32": 4 * rows * width / file.size,
+        "ratio_input": ITEM_BYTES[source.dtype] * rows * width / file.size,
         "variance_explained": None if nmse is None else 1 - nmse,
-        "cosine": distortion.cosine,
-        "max_error": distortion.max_error,
-        "l0": statistics.l0,
-        "sae_alone": {"l0": per_row(alone.nnz), "nmse": alone.distortion.nmse},
+        "max_error": point.distortion.max_error,
+        "sae_alone": alone.facts(),
         "base_nmse": base.nmse if decoder.residual is not None else None,
+        "bootstrap": ground.told(),
         "search": encoded.goal.search,
         "slope": encoded.slope,
         "target": None if target is None else {target.kind: target.value, "reached": encoded.reached},
-        "step": file.header.step,
-        "residual_step": None if decoder.residual is None else decoder.residual.step,
-        "bits": {part: per_row(8 * n_bytes) for part, n_bytes in file.bytes_by_part().items()},
-        "ideal": {"support": per_row(ideal[0]), "levels": per_row(ideal[1])},
+        "bits": {part: per_row(8 * n_bytes) for part, n_bytes in point.parts.items()},
+        "ideal": dict(zip(("support", "levels"), map(per_row, point.attribution.ideal), strict=True)),
         "outside": outside,
         "bits_per_row_with_codec": per_row(8 * (file.size + outside["codec_bytes"])),
         "prior": file.header.prior,

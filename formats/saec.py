@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -24,6 +25,7 @@ from saecodec.version import table_kinds
 if TYPE_CHECKING:
     from saecodec.codec import Codec
     from saecodec.codes import Codes
+    from saecodec.latents import ChunkBytes
     from saecodec.layers import Layers
     from saecodec.sae import SAE
 
@@ -31,6 +33,17 @@ MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
 _TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
 _KNOWN: Final = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
+
+
+@dataclass(frozen=True)
+class ChunkSizes:
+    """Bytes of a chunk. parts: of its codes, which add up to `codes`. residual: of the residual levels. frames: of both
+    with the heads of their frames."""
+
+    parts: ChunkBytes
+    codes: int
+    residual: int
+    frames: int
 
 
 class SaecFile:
@@ -293,6 +306,15 @@ class SaecFile:
         if self.codec.side is not None:
             self.codec.side.side(codes.columns, what)
         return codes
+
+    def chunk_sizes(self, i: int) -> ChunkSizes:
+        """Bytes of chunk i by what they are for."""
+        _, payload = self._frame(int(self.index.offsets[i]))
+        parts = self.codec.latents.chunk_bytes(payload, f"{self.path}, chunk {i}")
+        if self.codec.residual is None:
+            return ChunkSizes(parts, len(payload), 0, HEAD_BYTES + len(payload))
+        behind = self.residual_bytes(i)
+        return ChunkSizes(parts, len(payload), behind - HEAD_BYTES, HEAD_BYTES + len(payload) + behind)
 
     def residual_bytes(self, i: int) -> int:
         """Size of the residual frame behind chunk i, by its head alone."""

@@ -21,7 +21,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec import buckets
 from saecodec.codes import MAX_LEVEL
+from saecodec.costs import bucket_bits
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
 from saecodec.quantizer import CENTROID_LEVELS, CENTROID_UNIT
@@ -160,6 +162,11 @@ class ResidualLayer:
         out = np.empty((n_rows, self.n_components), np.int32)
         out[:, self._order] = levels.reshape(self.n_components, n_rows).T
         return out
+
+    def row_bits(self, levels: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Ideal code length of each row's levels, int32 (T, M), under the tables: float64 (T,)."""
+        bits = bucket_bits(self.tables.weights)
+        return np.asarray(bits[self.tables.classes, buckets.bucket_of(zigzag(levels.astype(np.int64)))].sum(1))
 
     def content(self) -> dict[str, NDArray[np.int64]]:
         """Everything that decides a value, as integer arrays."""
