@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
+from saecodec.decoder_precision import FLOAT32
 from saecodec.distortion import Distortion
 from saecodec.estimates import CodeStatistics
 from saecodec.features import Side
@@ -37,12 +38,14 @@ def measure_array(
     seq: Ids | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     embed: str | None = None,
+    weights: str = FLOAT32,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Encode an array into a temporary file, decode it, and report.
 
     Arguments are those of `encode_array`; codec_bytes: size of the codec's file. Rates are bits per row and add up to
-    8 * file_bytes / rows. Values that are not defined (no rows, no nonzeros, constant rows) are None.
+    8 * file_bytes / rows. "sae_alone" is the SAE as it was given, not rounded to `weights`. Values that are not defined
+    (no rows, no nonzeros, constant rows) are None.
     """
     whole = sae if sae is not None else codec.sae if codec is not None else None
     if whole is not None:
@@ -58,14 +61,16 @@ def measure_array(
             seq=seq,
             chunk_rows=chunk_rows,
             embed=embed,
+            weights=weights,
             progress=progress,
         )
-        with open_saec(path, sae=whole, codec=codec) as file:
+        assert whole is not None
+        embedded = embed == "decoder"  # then it is what the file holds that decodes it, rounded or not
+        with open_saec(path, sae=None if embedded else whole, codec=codec, device=str(whole.device)) as file:
             outside_codec = codec_bytes if file.header.embed == "none" else 0
             # An SAE that is in a codec file which is needed anyway is part of that file's size.
             held = file.header.embed == "decoder" or (outside_codec and codec is not None and codec.sae is not None)
-            outside = {"codec_bytes": outside_codec, "sae_bytes": 0 if held or whole is None else whole.nbytes}
-            assert whole is not None
+            outside = {"codec_bytes": outside_codec, "sae_bytes": 0 if held else whole.nbytes}
             ids = seq if seq is not None else ids_of_shape(source.shape)
             scales = scales_of(whole, source.batches(file.index.filled_rows), ids)
             return _report(file, source, whole, scales, encoded, outside, progress)
@@ -149,6 +154,7 @@ def _report(
         "ideal": {"support": per_row(ideal[0]), "levels": per_row(ideal[1])},
         "outside": outside,
         "bits_per_row_with_codec": per_row(8 * (file.size + outside["codec_bytes"])),
+        "weights": file.header.weights,
         "prior": file.header.prior,
         "context": None if context is None else context.report(),
         "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},

@@ -27,7 +27,7 @@ from saecodec.sae import SAE
 from saecodec.search import Mode
 from saecodec.sequences import Chunking
 from saecodec.side import SideQuantizer, scales_of, side_at, with_side
-from saecodec.version import LATENTS, check_prior, check_version, required, table_kinds, versioned
+from saecodec.version import INTEGER_WEIGHTS, LATENTS, check_prior, check_version, required, table_kinds, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
@@ -299,8 +299,9 @@ class Codec:
             raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL, found {kinds}")
         record = unpack_record(payloads[0], what)
         check_version(record, what)
-        if LATENTS in record["requires"]:
-            raise FormatError(f"{what}: requires {LATENTS!r}, which is for files of rows: a codec file has an SAE")
+        for feature in (LATENTS, INTEGER_WEIGHTS):
+            if feature in record["requires"]:
+                raise FormatError(f"{what}: requires {feature!r}, which is for .saec files")
         expected = ["CHED", *table_kinds(record["requires"])]
         if kinds != expected:
             raise FormatError(f"{what}: a codec that requires {record['requires']} is frames {expected}, found {kinds}")
