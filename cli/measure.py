@@ -17,6 +17,7 @@ from saecodec.cli.options import (
     key_option,
     sae_option,
     seq_option,
+    weights_option,
 )
 
 
@@ -30,6 +31,7 @@ from saecodec.cli.options import (
 @seq_option
 @chunk_rows_option
 @embed_option
+@weights_option
 @key_option
 @device_option
 @json_option
@@ -47,6 +49,7 @@ def measure(
     seq: str | None,
     chunk_rows: int,
     embed: str | None,
+    weights: str,
     key: str | None,
     device: str,
     as_json: bool,
@@ -62,6 +65,7 @@ def measure(
       saecodec measure acts.npy -s path/to/sae -c l3.saecodec --json
       saecodec measure acts.npy -s path/to/sae --step 0.8rms
       saecodec measure acts.npy -s path/to/sae --nmse 0.15
+      saecodec measure acts.npy -s path/to/sae --embed decoder --weights int8
       saecodec measure acts.npy -s path/to/sae --nmse 0.05 --residual
       saecodec measure --latents delphi_cache/model.layers.3 --step 0
     """
@@ -74,7 +78,8 @@ def measure(
     if latents:
         refuse_options(
             {"-s": sae, "-c": codec, "--nmse": nmse, "--bits": bits, "--search": search, "--residual": residual}
-            | {"--seq": seq, "--embed": None if embed == "tables" else embed},
+            | {"--seq": seq, "--embed": None if embed == "tables" else embed}
+            | {"--weights": None if weights == "float32" else weights},
             "feature activations are coded without an SAE, at a step, with the tables in the file",
         )
         measure_stored(input, step=step, n_latents=n_latents, key=key, chunk_rows=chunk_rows, as_json=as_json)
@@ -95,6 +100,7 @@ def measure(
             seq=ids,
             chunk_rows=chunk_rows,
             embed=embed,
+            weights=weights,
             progress=progress,
         )
     click.echo(json.dumps(report) if as_json else measure_text(report, input))

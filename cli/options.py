@@ -157,6 +157,13 @@ embed_option = click.option(
     type=click.Choice(["none", "tables", "decoder"]),
     help="What the file holds beside the rows. Default: tables; with -c none, and the file names the codec.",
 )
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the decoder that --embed decoder puts into the file; the rows are coded for it as it is then.",
+)
 
 
 class RowRange(_ParamType):

@@ -79,7 +79,9 @@ def measure_text(report: dict[str, Any], name: str) -> str:
         distortion.insert(1, ("NMSE of the base layer alone", number(report["base_nmse"], 4)))
         distortion.append(("step of the residual layer", f"{report['residual_step']:.6g}"))
     split = [
-        (PARTS[part], number(bits)) for part, bits in report["bits"].items() if bits or part in ("support", "levels")
+        (PARTS[part] + (f" ({report['weights']})" if part == "decoder" else ""), number(bits))
+        for part, bits in report["bits"].items()
+        if bits or part in ("support", "levels")
     ]
     estimates, bits = report["estimates"], report["bits_per_row"]
 
