@@ -21,7 +21,8 @@ MAX_LATENTS: Final = 1 << 13
 """Latents whose pairs are counted at most: their counts take 256 MB."""
 _BLOCK_CELLS: Final = 1 << 20  # pairs that are looked at together
 _DENSE_ROWS: Final = 1 << 10  # of 0/1 in a matrix product: sums stay far below 2^24, where float32 is exact
-_DENSE_CELLS: Final = 1200  # cells of a matrix product that take as long as one pair that is counted alone, on a CPU
+_DENSE_LATENTS: Final = 1 << 9
+_DENSE_CELLS: Final = 1000  # cells of a matrix product that take as long as one pair that is counted alone, on a CPU
 
 Integers = NDArray[np.int64]
 
@@ -87,11 +88,14 @@ class CoOccurrence:
             distance += 1
 
     def _add_dense(self, place: Integers, indptr: Integers) -> None:
+        """Products of blocks of 0/1, above the diagonal only."""
         for start in range(0, len(indptr) - 1, _DENSE_ROWS):
             rows = indptr[start : start + _DENSE_ROWS + 1]
             fires = np.zeros((len(rows) - 1, len(self.latents)), np.float32)
             fires[np.repeat(np.arange(len(rows) - 1), np.diff(rows)), place[rows[0] : rows[-1]]] = 1
-            self._upper += np.triu(fires.T @ fires, 1).astype(np.int32)
+            for first in range(0, len(self.latents), _DENSE_LATENTS):
+                block = fires[:, first : first + _DENSE_LATENTS].T @ fires[:, first:]
+                self._upper[first : first + _DENSE_LATENTS, first:] += np.triu(block, 1).astype(np.int32)
 
     @property
     def counts(self) -> Integers:

@@ -70,15 +70,15 @@ def test_counts_are_those_of_a_product_of_dense_supports(any_codes: AnyCodes, da
     assert pairs.n_rows == len(fires)
 
 
-@pytest.mark.parametrize("n_latents,rate", [(400, 0.02), (30, 0.4)])
+@pytest.mark.parametrize("n_latents,rate", [(400, 0.02), (600, 0.1)])
 def test_sparse_and_dense_rows_are_counted_alike(n_latents: int, rate: float) -> None:
-    """8 of 400 latents go pair by pair, 12 of 30 through products of more than one block of rows."""
+    """8 of 400 latents go pair by pair, 60 of 600 through products of more than one block of rows and of latents."""
     fires = (np.random.default_rng(0).random((2500, n_latents)) < rate).astype(float)
     np.testing.assert_array_equal(counted(fires, 2).both(), fires.T @ fires)
     np.testing.assert_array_equal(counted(fires, 2).both(3, 9), (fires.T @ fires)[3:9])
 
 
-@pytest.mark.parametrize("n_latents,rate", [(400, 0.02), (30, 0.4)])
+@pytest.mark.parametrize("n_latents,rate", [(400, 0.02), (600, 0.1)])
 def test_of_chosen_latents_others_are_ignored(n_latents: int, rate: float) -> None:
     fires = (np.random.default_rng(1).random((300, n_latents)) < rate).astype(int)
     chosen = np.arange(1, n_latents, 3)
