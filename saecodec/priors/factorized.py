@@ -126,14 +126,27 @@ class FactorizedPrior:
 
     def ideal_bits(self, codes: Codes) -> tuple[float, float]:
         """Ideal code length of a chunk's support and levels under the tables, in bits, counts not included."""
+        _, support, levels = self._cell_bits(codes)
+        return float(support.sum()), float(levels.sum())
+
+    def latent_bits(self, codes: Codes) -> NDArray[np.float64]:
+        """Ideal code length of each latent's nonzeros in a chunk, in bits, float64 (F,), counts not included.
+
+        A gap is the cost of the nonzero behind it.
+        """
+        latent, support, levels = self._cell_bits(codes)
+        return np.asarray(np.bincount(latent, support + levels, self.n_latents), np.float64)
+
+    def _cell_bits(self, codes: Codes) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Latent of each nonzero, bits of its gap, and of its level, sign included, in arrays of length K."""
         cells = self.layout.cells(codes)
         gaps, _ = gaps_of(cells, codes.n_rows, self.layout.class_start)
         latent = self.layout.latent_of[cells.column]
-        out = []
-        for values, tables in ((gaps, self.support), (np.abs(cells.level).astype(np.int64) - 1, self.levels)):
-            bits = bucket_bits(tables.weights)[tables.classes[latent], buckets.bucket_of(values)]
-            out.append(float(bits.sum()))
-        return out[0], out[1] + (codes.nnz if self.signed else 0)
+        support, levels = (
+            bucket_bits(tables.weights)[tables.classes[latent], buckets.bucket_of(values)]
+            for values, tables in ((gaps, self.support), (np.abs(cells.level).astype(np.int64) - 1, self.levels))
+        )
+        return latent, support, levels + self.signed
 
     def costs(self) -> Costs:
         """What a nonzero costs: of its gap the mean over its class, of its level the code length."""
