@@ -3,7 +3,7 @@
 const REPORT = JSON.parse(document.getElementById("report").textContent);
 const SAES = list(REPORT.saes).filter((sae) => sae && typeof sae === "object");
 const TARGETS = list(REPORT.targets).filter(isNumber);
-const FRONT = list(REPORT.pareto).filter(Boolean);
+const FRONT = SAES.length > 1 ? list(REPORT.pareto).filter(Boolean) : [];
 const LEVEL = isNumber(REPORT.bootstrap?.level) ? `${shown(100 * REPORT.bootstrap.level)} %` : null;
 
 /** The entry of {"0.12": ...} for a target, however the number was written. */
@@ -156,8 +156,8 @@ function saeTable() {
         column("floor", "floor", FORMATS.nmse, SAES.map((sae) => sae.floor)),
         column("bd_rate", "BD-rate", (value) => `${fixed(1)(value)} %`, shares),
         ...precisions.flatMap((name) => [
-          column(`${name}_bytes`, `${name} bytes`, FORMATS.count, decoder(name, "bytes")),
-          column(`${name}_nmse`, `NMSE, ${name}`, FORMATS.nmse, decoder(name, "nmse")),
+          column(`${name}_bytes`, `${name}\nbytes`, FORMATS.count, decoder(name, "bytes")),
+          column(`${name}_nmse`, `NMSE,\n${name}`, FORMATS.nmse, decoder(name, "nmse")),
         ]),
       ]),
     ),

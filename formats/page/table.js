@@ -24,7 +24,7 @@ const COLUMNS = {
   saved: ["bits per row saved", significant(3)],
   child: ["child", FORMATS.id],
   parent: ["parent", FORMATS.id],
-  given: ["P(parent | child)", FORMATS.similarity],
+  given: ["P(parent\u00a0|\u00a0child)", FORMATS.similarity],
   rate_child: ["rate of the child", FORMATS.percent],
   rate_parent: ["rate of the parent", FORMATS.percent],
 };
@@ -50,7 +50,7 @@ function compared(a, b, sign) {
 /** A long header in two lines, cut at the space nearest to its middle. */
 function balanced(label) {
   const spaces = [...label.matchAll(/ /g)].map((match) => match.index);
-  if (label.length < 13 || !spaces.length) return label;
+  if (label.length < 13 || label.includes("\n") || !spaces.length) return label;
   const middle = (label.length - 1) / 2;
   const cut = spaces.reduce((best, at) => (Math.abs(at - middle) < Math.abs(best - middle) ? at : best));
   return `${label.slice(0, cut)}\n${label.slice(cut + 1)}`;
