@@ -102,7 +102,11 @@ function targetLines(targets, x, box, rowOf) {
       "g",
       { "aria-hidden": "true" },
       drawn("line", { class: "target", x1: x.at(target), x2: x.at(target), y1: box.top, y2: box.bottom }),
-      drawn("text", { x: x.at(target), y: box.top - 6 - 15 * rowOf(target), "text-anchor": "middle" }, shown(target, FORMATS.target)),
+      drawn(
+        "text",
+        { x: x.at(target), y: box.top - 6 - 15 * rowOf(target), "text-anchor": "middle" },
+        shown(target, FORMATS.target),
+      ),
     ),
   );
 }
@@ -147,7 +151,12 @@ function curveCharts() {
   const views = [{ title: "bits per row over NMSE", x: LOSS, y: RATE, falling: true, targets: TARGETS }];
   const measured = SAES.some((sae) => list(sae.points).some((point) => isNumber(point.metric)));
   if (measured) {
-    views.push({ title: "metric over bits per row", x: RATE, y: { ...METRIC, label: shown(REPORT.metric) }, targets: [] });
+    views.push({
+      title: "metric over bits per row",
+      x: RATE,
+      y: { ...METRIC, label: shown(REPORT.metric) },
+      targets: [],
+    });
   }
   const hidden = new Set();
   const charts = views.map((view) => responsive((width) => drawCurves(view, hidden, width)));
@@ -174,7 +183,12 @@ function curveCharts() {
     SAES.length > 1 ? element("ul", { class: "legend", "aria-label": "curves shown" }, buttons) : null,
     element("figure", {}, charts[0].host),
     measured
-      ? element("figure", {}, element("p", {}, "The metric of the decoded rows, over the bits that they take."), charts[1].host)
+      ? element(
+          "figure",
+          {},
+          element("p", {}, "The metric of the decoded rows, over the bits that they take."),
+          charts[1].host,
+        )
       : null,
   ];
 }

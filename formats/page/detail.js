@@ -13,17 +13,36 @@ const PAIRS = {
 
 /** Bytes by part, one file a row; what the parts do not explain is a part of its own, so that each row adds up. */
 function bytesTable(points) {
-  const parts = [...new Set(points.flatMap((point) => entries(point.bytes).flatMap(([part, size]) => (isPositive(size) ? [part] : []))))];
+  const parts = [
+    ...new Set(
+      points.flatMap((point) => entries(point.bytes).flatMap(([part, size]) => (isPositive(size) ? [part] : []))),
+    ),
+  ];
   const size = (point, part) => (isNumber(point.bytes?.[part]) ? point.bytes[part] : 0);
   const sum = (point) => parts.reduce((total, part) => total + size(point, part), 0);
   const rest = points.map((point) => (isNumber(point.file_bytes) ? point.file_bytes - sum(point) : 0));
   return sortable("bytes by part", [
-    column("step", "step", FORMATS.step, points.map((point) => point.step)),
+    column(
+      "step",
+      "step",
+      FORMATS.step,
+      points.map((point) => point.step),
+    ),
     ...parts.map((part) =>
-      column(part, PARTS[part] ?? part, FORMATS.count, points.map((point) => size(point, part))),
+      column(
+        part,
+        PARTS[part] ?? part,
+        FORMATS.count,
+        points.map((point) => size(point, part)),
+      ),
     ),
     ...(rest.some((value) => value !== 0) ? [column("rest", "other", FORMATS.count, rest)] : []),
-    column("total", "total", FORMATS.count, points.map((point, i) => sum(point) + rest[i])),
+    column(
+      "total",
+      "total",
+      FORMATS.count,
+      points.map((point, i) => sum(point) + rest[i]),
+    ),
   ]);
 }
 
@@ -42,8 +61,8 @@ function latentsSection(latents) {
       : "";
   return tableSection(
     "Latents",
-    "What each latent takes of a row’s bits on average, and what it is for: how far the NMSE rises without it, and the " +
-      `bits paid for that.${rest}`,
+    "What each latent takes of a row’s bits on average, and what it is for: how far the NMSE rises without it, and " +
+      `the bits paid for that.${rest}`,
     latents,
   );
 }
@@ -53,23 +72,36 @@ function details(sae) {
   const points = list(sae.points).filter(Boolean);
   const parts = [];
   if (points.length) {
-    parts.push(element("h3", {}, "Bytes by part"), element("p", {}, "What each file’s bytes are spent on; parts that no file has are left out."), bytesTable(points));
+    parts.push(
+      element("h3", {}, "Bytes by part"),
+      element("p", {}, "What each file’s bytes are spent on; parts that no file has are left out."),
+      bytesTable(points),
+    );
   }
   if (!detail) {
     parts.push(element("p", { class: "note" }, "Nothing more was measured of this SAE."));
     return parts;
   }
   if (isNumber(detail.step)) {
-    parts.push(element("p", { class: "note" }, `What follows is of its file at step ${shown(detail.step, FORMATS.step)}.`));
+    parts.push(
+      element("p", { class: "note" }, `What follows is of its file at step ${shown(detail.step, FORMATS.step)}.`),
+    );
   }
   parts.push(
     histogramFigures(detail.histograms),
     ...latentsSection(detail.latents),
-    ...tableSection("Worst rows", "The rows with the largest squared error, and their part of all rows’ error.", detail.worst_rows, {
-      bits: ["bits", FORMATS.bits],
-    }),
+    ...tableSection(
+      "Worst rows",
+      "The rows with the largest squared error, and their part of all rows’ error.",
+      detail.worst_rows,
+      {
+        bits: ["bits", FORMATS.bits],
+      },
+    ),
     ...tableSection("Groups", "Bits and error by group of rows.", detail.groups),
-    ...entries(detail.pairs).flatMap(([key, table]) => tableSection(...(PAIRS[key] ?? [key.replaceAll("_", " "), ""]), table)),
+    ...entries(detail.pairs).flatMap(([key, table]) =>
+      tableSection(...(PAIRS[key] ?? [key.replaceAll("_", " "), ""]), table),
+    ),
   );
   return parts;
 }
@@ -79,7 +111,9 @@ function detailSection() {
   const best = TARGETS.map((target) => atTarget(REPORT.at, target)?.mdl).find(Boolean);
   const first = Math.max(
     0,
-    [SAES.findIndex((sae) => sae.detail && sae.name === best), SAES.findIndex((sae) => sae.detail)].find((i) => i >= 0) ?? 0,
+    [SAES.findIndex((sae) => sae.detail && sae.name === best), SAES.findIndex((sae) => sae.detail)].find(
+      (i) => i >= 0,
+    ) ?? 0,
   );
   const body = element("section", { id: "details", "aria-live": "polite" });
   const title = element("h2", {});
@@ -95,9 +129,5 @@ function detailSection() {
   );
   select.addEventListener("change", () => show(Number(select.value)));
   show(first);
-  return [
-    title,
-    SAES.length > 1 ? element("label", { class: "choice" }, "SAE shown in detail", select) : null,
-    body,
-  ];
+  return [title, SAES.length > 1 ? element("label", { class: "choice" }, "SAE shown in detail", select) : null, body];
 }

@@ -125,7 +125,12 @@ function tipTable(rows) {
       "tbody",
       {},
       rows.map(([label, text, key, kind]) =>
-        element("tr", { "data-key": key, class: kind }, element("th", { scope: "row" }, label), element("td", {}, text)),
+        element(
+          "tr",
+          { "data-key": key, class: kind },
+          element("th", { scope: "row" }, label),
+          element("td", {}, text),
+        ),
       ),
     ),
   );

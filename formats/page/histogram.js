@@ -30,8 +30,20 @@ function drawHistogram(title, histogram, width) {
     const bin = drawn(
       "g",
       { class: "bin" },
-      drawn("rect", { class: "bar", x: from, y: y.at(count), width: Math.max(to - from - gap, 0.5), height: box.bottom - y.at(count) }),
-      drawn("rect", { class: "hit", x: from, y: box.top, width: Math.max(to - from, 0.5), height: box.bottom - box.top }),
+      drawn("rect", {
+        class: "bar",
+        x: from,
+        y: y.at(count),
+        width: Math.max(to - from - gap, 0.5),
+        height: box.bottom - y.at(count),
+      }),
+      drawn("rect", {
+        class: "hit",
+        x: from,
+        y: box.top,
+        width: Math.max(to - from, 0.5),
+        height: box.bottom - box.top,
+      }),
     );
     const content = () => [
       tipTable([

@@ -80,7 +80,9 @@ function sortable(label, columns) {
     button.addEventListener("click", () => {
       const before = header.getAttribute("aria-sort");
       const down = before === "none" ? !textual[i] : before === "ascending";
-      headers.forEach((other) => other.setAttribute("aria-sort", other === header ? (down ? "descending" : "ascending") : "none"));
+      headers.forEach((other) =>
+        other.setAttribute("aria-sort", other === header ? (down ? "descending" : "ascending") : "none"),
+      );
       order.sort((a, b) => compared(column.values[a], column.values[b], down ? -1 : 1));
       body.append(...order.map((j) => rows[j]));
     });
