@@ -8,6 +8,7 @@ import click
 
 import saecodec
 from saecodec.cli.bench import bench
+from saecodec.cli.compare import compare
 from saecodec.cli.decode import decode
 from saecodec.cli.demo import demo
 from saecodec.cli.encode import encode
@@ -45,10 +46,11 @@ def app() -> None:
     Try it:
       saecodec demo
       saecodec measure acts.npy -s path/to/sae
+      saecodec compare acts.npy sae_a sae_b --nmse 0.2
       saecodec encode acts.npy -s path/to/sae -o acts.saec
       saecodec decode acts.saec -s path/to/sae -o acts_hat.npy
     """
 
 
-for command in (demo, measure, encode, decode, fit, bench, info, verify):
+for command in (demo, measure, compare, encode, decode, fit, bench, info, verify):
     app.add_command(command)

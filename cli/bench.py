@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 import click
 
-from saecodec.cli.options import about_sae, device_option, force_option, json_option, key_option
-
-
-class _Numbers(click.ParamType):  # type: ignore[type-arg]
-    name = "X,Y,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(sorted({float(text) for text in value.split(",")}, reverse=True))
-        except ValueError:
-            numbers = ()
-        if not numbers or not all(0 < number < 1 for number in numbers):
-            self.fail(f"{value!r} is not a list of NMSE values between 0 and 1, such as 0.3,0.1", param, ctx)
-        return numbers
+from saecodec.cli.options import Numbers, about_sae, device_option, force_option, json_option, key_option
 
 
 @click.command(short_help="This codec beside its peers on your rows.")
@@ -46,7 +30,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--peers", metavar="P,...", help="Peers by the beginnings of their names; default all, '' for none.")
 @click.option(
     "--targets",
-    type=_Numbers(),
+    type=Numbers(),
     default="0.3,0.2,0.15,0.1,0.05,0.02",
     show_default=True,
     metavar="X,...",

@@ -14,12 +14,13 @@ def demo() -> None:
     from importlib.resources import as_file, files
     from pathlib import Path
 
-    from saecodec.cli.render import measure_text, size
+    from saecodec.cli.render import size
+    from saecodec.cli.render_measure import measure_text
     from saecodec.formats.arrays import open_array
     from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.decoding import decode_file, verify_file
     from saecodec.formats.encoding import encode_array
-    from saecodec.formats.measuring import measure_array
+    from saecodec.formats.measuring import Extras, measure_array
     from saecodec.formats.saec import open_saec
 
     with as_file(files("saecodec") / "bundled") as bundled, tempfile.TemporaryDirectory() as folder:
@@ -39,4 +40,4 @@ def demo() -> None:
         assert checked.distortion is not None
         click.echo(f"  {checked.chunks} chunk, {checked.rows:,} rows decode: NMSE {checked.distortion.nmse:.4f}\n")
         click.echo("$ saecodec measure minilm_l3_rows.npy -s minilm_l3_sae")
-        click.echo(measure_text(measure_array(source, sae=sae), "minilm_l3_rows.npy"))
+        click.echo(measure_text(measure_array(source, sae=sae, extras=Extras(baselines=True)), "minilm_l3_rows.npy"))

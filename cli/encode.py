@@ -18,6 +18,7 @@ from saecodec.cli.options import (
     key_option,
     sae_option,
     seq_option,
+    weights_option,
 )
 
 
@@ -32,6 +33,7 @@ from saecodec.cli.options import (
 @seq_option
 @chunk_rows_option
 @embed_option
+@weights_option
 @click.option("--note", multiple=True, metavar="KEY=VALUE", help="Metadata to store in the file; may be repeated.")
 @key_option
 @device_option
@@ -52,6 +54,7 @@ def encode(
     seq: str | None,
     chunk_rows: int,
     embed: str | None,
+    weights: str,
     note: tuple[str, ...],
     key: str | None,
     device: str,
@@ -71,6 +74,7 @@ def encode(
       saecodec encode acts.npy -s path/to/sae -o acts.saec
       saecodec encode acts.npy -s path/to/sae -c l3.saecodec -o acts.saec
       saecodec encode acts.npy -s path/to/sae --embed decoder -o acts.saec
+      saecodec encode acts.npy -s path/to/sae --embed decoder --weights int8 -o acts.saec
       saecodec encode 'acts/*.pt' -s path/to/sae -o acts.saec
       saecodec encode acts.npy -s path/to/sae --nmse 0.15 -o acts.saec
       saecodec encode acts.npy -s path/to/sae --bits 500 --residual -o acts.saec
@@ -90,7 +94,8 @@ def encode(
     if latents:
         refuse_options(
             {"-s": sae, "-c": codec, "--nmse": nmse, "--bits": bits, "--search": search, "--residual": residual}
-            | {"--seq": seq, "--embed": None if embed == "tables" else embed},
+            | {"--seq": seq, "--embed": None if embed == "tables" else embed}
+            | {"--weights": None if weights == "float32" else weights},
             "feature activations are coded without an SAE, at a step, with the tables in the file",
         )
         encode_stored(
@@ -123,6 +128,7 @@ def encode(
             seq=ids,
             chunk_rows=chunk_rows,
             embed=embed,
+            weights=weights,
             user=dict(pair.split("=", 1) for pair in note),
             force=force,
             progress=progress,

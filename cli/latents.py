@@ -118,7 +118,8 @@ def measure_stored(
 
 
 def _text(report: dict[str, Any], name: str) -> str:
-    from saecodec.cli.render import PARTS, number, pairs, size
+    from saecodec.cli.render import number, pairs, size
+    from saecodec.cli.render_measure import PARTS
 
     rate = [
         ("bits per row", number(report["bits_per_row"])),

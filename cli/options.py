@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[tuple[int | None, int | None]]
+    _NumbersType = click.ParamType[tuple[float, ...]]
     from numpy.typing import NDArray
 
     from saecodec.codec import Codec
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from saecodec.goal import Goal
     from saecodec.sae import SAE
 else:
-    _ParamType = click.ParamType  # generic from click 8.2 on
+    _ParamType = _NumbersType = click.ParamType  # generic from click 8.2 on
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -152,11 +153,66 @@ seq_option = click.option(
     help="Sequence id of each row, integers: context does not cross from one sequence to another. Default with the "
     "context prior: the second-to-last dimension of the rows' array is a sequence, if it has three or more.",
 )
+_ANALYSIS_OPTIONS = (
+    click.option(
+        "--skip-first",
+        type=click.IntRange(0),
+        default=0,
+        metavar="N",
+        help="Leave out the first N rows of each sequence: first tokens can rule the NMSE.",
+    ),
+    click.option(
+        "--rows-mask", metavar="MASK.npy", help="Rows to keep: bool, one a row (numpy). Others are left out altogether."
+    ),
+    click.option(
+        "--group", metavar="LABELS.npy", help="A label of each row, integers or strings: bits and NMSE by group."
+    ),
+    click.option(
+        "--metric", metavar="MODULE:FUNCTION", help="Your own distortion: function(x, x_hat), (rows, d) each."
+    ),
+    click.option(
+        "--baselines/--no-baselines", default=True, help="Dense, one-hot and PCA codes, SAEBench's mdl. Default: with."
+    ),
+    click.option("--report", metavar="FILE.html", help="Page to write, with FILE.json beside it."),
+)
+
+
+def analysis_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options --skip-first, --rows-mask, --group, --metric, --baselines and --report."""
+    for option in reversed(_ANALYSIS_OPTIONS):
+        command = option(command)
+    return command
+
+
 embed_option = click.option(
     "--embed",
     type=click.Choice(["none", "tables", "decoder"]),
     help="What the file holds beside the rows. Default: tables; with -c none, and the file names the codec.",
 )
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the decoder that --embed decoder puts into the file; the rows are coded for it as it is then.",
+)
+
+
+class Numbers(_NumbersType):
+    """NMSE values, such as 0.3,0.1."""
+
+    name = "X,Y,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(sorted({float(text) for text in value.split(",")}, reverse=True))
+        except ValueError:
+            numbers = ()
+        if not numbers or not all(0 < number < 1 for number in numbers):
+            self.fail(f"{value!r} is not a list of NMSE values between 0 and 1, such as 0.3,0.1", param, ctx)
+        return numbers
 
 
 class RowRange(_ParamType):

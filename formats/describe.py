@@ -77,6 +77,7 @@ def _saec(path: Path) -> dict[str, Any]:
             "chunk_rows": header.chunk_rows,
             "step": header.step,
             "embed": header.embed,
+            "weights": header.weights if header.embed == "decoder" else None,
             "needs": _needs(header),
             "values": None if header.values is None else _value_text(header.values),
             "sae": dict(header.sae),

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
+from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import InputError, MissingPieceError, OutputError, named
 from saecodec.features import Features
 from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.atomic import atomic_output
 from saecodec.formats.header import check_user
-from saecodec.formats.saec_writer import SaecWriter
+from saecodec.formats.saec_writer import SaecWriter, check_embedded, check_rounded
 from saecodec.formats.spool import Spool, code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
 from saecodec.layers import Layers
@@ -102,6 +103,7 @@ def encode_array(
     seq: Ids | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     embed: str | None = None,
+    weights: str = FLOAT32,
     user: dict[str, str] | None = None,
     force: bool = False,
     progress: Progress = no_progress,
@@ -113,8 +115,9 @@ def encode_array(
     search's slope alone. `sae` may be left out when the codec holds the whole SAE. seq: sequence id of each row,
     integers (T,), which is coded too; without it, the context prior takes those of an array (..., position, d). goal:
     see `Goal.of`; the bits of a target are those of the file. embed: "none" (needs `codec`), "tables" or "decoder";
-    default "none" with a codec, "tables" without. force: overwrite. Nothing appears under `path` unless all of it
-    succeeds.
+    default "none" with a codec, "tables" without. weights: precision of an embedded decoder, "float32", "bfloat16" or
+    "int8"; rows are then coded for the rounded decoder (`with_precision`), and a codec must be of that. force:
+    overwrite. Nothing appears under `path` unless all of it succeeds.
 
     Raises InputError (NaN, shapes, contradicting options), TargetError, MissingPieceError, IdentityError, OutputError.
     """
@@ -124,12 +127,12 @@ def encode_array(
         raise InputError(
             "without a codec the tables are fitted on the input, and the file must embed them: tables or decoder"
         )
-    if codec is not None and sae is not None:
-        codec = codec.with_sae(sae)
-    sae = codec.sae if codec is not None else sae
+    sae = sae if sae is not None else codec.sae if codec is not None else None
     if sae is None:
         which = f"SAE {codec.info.get('sae', '?')!r}" if codec else "an SAE"
         raise MissingPieceError(f"encoding needs {which}: give it (-s SAE), or a codec fitted with --embed-sae")
+    embed = embed or ("none" if codec is not None else "tables")
+    sae, codec = _rounded(sae, codec, weights, embed)
     source = rows_for(source, sae.width, sae.row_dims)
     _check_width(source, sae)
     prior = codec.latents.prior.name if codec is not None else goal.prior
@@ -137,7 +140,6 @@ def encode_array(
     check_user(user or {})
     if source.lies_in(path):
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
-    embed = embed or ("none" if codec is not None else "tables")
 
     def writer_of(file: BinaryIO, codec: Codec, shape: tuple[int, ...]) -> SaecWriter:
         return SaecWriter(
@@ -146,9 +148,10 @@ def encode_array(
             shape=shape,
             dtype=source.dtype,
             chunk_rows=chunk_rows,
-            embed=embed or "none",
+            embed=embed,
             user=user,
             row_shape=source.row_shape,
+            weights=weights,
         )
 
     write_empty = lambda file, codec: writer_of(file, codec, (0, source.width)).finish()  # noqa: E731
@@ -182,6 +185,17 @@ def encode_array(
         if goal.target is not None and goal.target.kind == "bits":
             reached = 8 * file.tell() / max(source.n_rows, 1)
     return EncodeReport(goal, reached, slope, time.perf_counter() - started)
+
+
+def _rounded(sae: SAE, codec: Codec | None, weights: str, embed: str) -> tuple[SAE, Codec | None]:
+    """The SAE as the file holds it, and the codec with it; InputError when they contradict each other."""
+    check_embedded(weights, embed)
+    sae = with_precision(sae, weights)
+    if codec is None:
+        return sae, None
+    if weights != FLOAT32:
+        check_rounded(codec, sae, weights)
+    return sae, codec.with_sae(sae)
 
 
 class _Overhead:

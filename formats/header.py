@@ -8,12 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from saecodec.codes import MAX_CHUNK_ROWS
+from saecodec.decoder_precision import FLOAT32, INT8, PRECISIONS
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
 from saecodec.frames import pack_record, unpack_record
 from saecodec.value_code import EXACT, MAX_PATTERN, NO_DECODER, STEP, ValueCode
-from saecodec.version import LATENTS, RESIDUAL, SIDE, check_prior, check_version, required, versioned
+from saecodec.version import (
+    INTEGER_WEIGHTS,
+    LATENTS,
+    RESIDUAL,
+    SIDE,
+    check_prior,
+    check_version,
+    required,
+    versioned,
+)
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
@@ -30,6 +40,7 @@ class Header:
     sae: name, source, architecture, n_latents. step: absolute. prior: its name. residual: whether there is a residual
     layer. side: whether rows have side information. user: free text by key. row_shape: of a
     row of the input, where that is not (d,). values: what levels stand for when rows are latents, without an SAE.
+    weights: precision of the decoder that is embedded, one of `PRECISIONS`.
     """
 
     width: int
@@ -47,11 +58,13 @@ class Header:
     user: Mapping[str, str] = field(default_factory=dict)
     row_shape: tuple[int, ...] = ()
     values: ValueCode | None = None
+    weights: str = FLOAT32
 
     @property
     def requires(self) -> list[str]:
         """What a reader must know."""
         requires = required(self.prior, residual=self.residual, side=self.side)
+        requires += [INTEGER_WEIGHTS] if self.weights == INT8 else []
         return requires if self.values is None else [*requires, LATENTS]
 
     def to_bytes(self) -> bytes:
@@ -70,6 +83,7 @@ class Header:
             "made_by": self.made_by,
         }
         record |= {"row_shape": list(self.row_shape)} if self.row_shape else {}
+        record |= {"weights": self.weights} if self.weights != FLOAT32 else {}
         if self.values is not None:
             record["values"] = {"kind": self.values.kind, "base": self.values.base}
         return pack_record(record | ({"user": dict(self.user)} if self.user else {}))
@@ -102,6 +116,12 @@ class Header:
             and all(type(n) is int and n > 0 for n in row_shape)
             and math.prod(row_shape) == record["width"]
         )
+        weights = record.get("weights", FLOAT32)
+        possible["weights"] = (
+            weights in PRECISIONS
+            and (weights == FLOAT32 or record["embed"] == "decoder")
+            and (weights == INT8) == (INTEGER_WEIGHTS in record["requires"])
+        )
         wrong = [key for key, fine in possible.items() if not fine]
         if wrong:
             raise FormatError(f"{what}: header field {wrong[0]!r} is {record.get(wrong[0])!r}, which is not possible")
@@ -111,7 +131,8 @@ class Header:
         texts |= {key: ids[i].hex() for i, key in enumerate(("decoder_id", "codec_id"))}
         residual, side = (name in record["requires"] for name in (RESIDUAL, SIDE))
         facts = {"sae": sae, "step": get("step", float), "user": user, "row_shape": tuple(row_shape)}
-        return cls(**numbers, **texts, **facts, residual=residual, side=side, values=_values(record, what))
+        values = _values(record, what)
+        return cls(**numbers, **texts, **facts, residual=residual, side=side, values=values, weights=weights)
 
 
 def _values(record: dict[str, Any], what: str) -> ValueCode | None:

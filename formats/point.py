@@ -17,6 +17,7 @@ from saecodec.estimates import CodeStatistics
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.read_back import Decoded, RowCollector, RowFigures, read_back, spread_of
 from saecodec.formats.saec import SaecFile
+from saecodec.sequences import positions as positions_of
 
 Figures = NDArray[np.float64]
 Observer = Callable[[Decoded], None]
@@ -25,11 +26,21 @@ Observer = Callable[[Decoded], None]
 class Ground:
     """What all measures on the same rows share: the rows' spread about their mean, and how they are resampled.
 
-    ids: sequence ids, (T,), or None.
+    ids: sequence ids, (T,), or None. numbers, positions: what rows are called in tables, and where they stand in their
+    sequences, int64 (T,); by default their places in `source`, and what the ids say.
     """
 
-    def __init__(self, source: ArraySource, ids: NDArray[np.integer[Any]] | None = None) -> None:
+    def __init__(
+        self,
+        source: ArraySource,
+        ids: NDArray[np.integer[Any]] | None = None,
+        *,
+        numbers: NDArray[np.int64] | None = None,
+        positions: NDArray[np.int64] | None = None,
+    ) -> None:
         self.source, self.ids = source, ids
+        self.numbers = np.arange(source.n_rows) if numbers is None else numbers
+        self.positions = positions_of(np.asarray(ids)) if positions is None and ids is not None else positions
         self.blocks = Blocks.of(source.n_rows, ids)
         self.spread = spread_of(source)
 

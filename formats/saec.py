@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.formats.header import Header
 from saecodec.formats.index import Index
@@ -217,13 +218,17 @@ class SaecFile:
             from saecodec.formats.weights import unpack_weights
 
             n_latents, weights = self.codec.latents.prior.n_latents, self._embedded("SAEW")
-            sae = unpack_weights(weights, f"{self.path}, weights", n_latents=n_latents, width=self.header.width)
+            width, precision = self.header.width, self.header.weights
+            what = f"{self.path}, weights"
+            sae = unpack_weights(weights, what, n_latents=n_latents, width=width, precision=precision)
             sae = sae.to(self._device)
         if sae is None:
             raise MissingPieceError(
                 f"{self.path}: needs SAE {name!r} (decoder id {wanted[:16]}...) to decode: give it (-s SAE); "
                 "--embed decoder makes a file that needs nothing"
             )
+        if sae.decoder_id != wanted and self.header.weights != FLOAT32:
+            sae = with_precision(sae, self.header.weights)  # the SAE is given as it was before it was rounded
         if sae.decoder_id != wanted:
             raise IdentityError(
                 f"{self.path}: encoded with SAE {name!r}, decoder id {wanted}, but the SAE given, {sae.name!r}, has "

@@ -12,6 +12,7 @@ import numpy as np
 import saecodec
 from saecodec.batches import stream_batches
 from saecodec.codec import Codec
+from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import InputError
 from saecodec.formats.header import EMBED, Header
 from saecodec.formats.index import MAX_DIMENSIONS, Index
@@ -37,7 +38,8 @@ class SaecWriter:
 
     codec: with its SAE. embed: "none", "tables" or "decoder". user: free text by key. row_shape:
     of a row of the input, where that is not (d,). latents: of a file whose rows are feature activations; its codec has
-    no SAE, and embed is "tables".
+    no SAE, and embed is "tables". weights: precision of the decoder that is embedded, which the codec's SAE must have:
+    see `with_precision`.
     """
 
     def __init__(
@@ -52,11 +54,15 @@ class SaecWriter:
         user: dict[str, str] | None = None,
         row_shape: tuple[int, ...] = (),
         latents: LatentsFacts | None = None,
+        weights: str = FLOAT32,
     ) -> None:
         if embed not in EMBED:
             raise InputError(f"embed is {embed!r}, expected one of {', '.join(EMBED)}")
         if codec.sae is None and latents is None:
             raise InputError("writing a .saec file needs a codec with its SAE")
+        check_embedded(weights, embed)
+        if weights != FLOAT32 and codec.sae is not None:
+            check_rounded(codec, with_precision(codec.sae, weights), weights)
         if len(shape) > MAX_DIMENSIONS:
             raise InputError(f"an array of {len(shape)} dimensions; a .saec file holds at most {MAX_DIMENSIONS}")
         self._leading = tuple(shape[:-1])
@@ -76,6 +82,7 @@ class SaecWriter:
             user or {},
             row_shape if len(row_shape) > 1 else (),
             None if latents is None else latents.values,
+            weights,
         )
         self._file, self._codec, self._at = file, codec, 0
         self._rows: list[int] = []
@@ -87,7 +94,7 @@ class SaecWriter:
             self._write(codec.table_frames())
         if embed == "decoder":
             assert codec.sae is not None
-            self._write(frame("SAEW", pack_weights(codec.sae, decoder_only=True)))
+            self._write(frame("SAEW", pack_weights(codec.sae, decoder_only=True, precision=weights)))
 
     def add(self, layers: Layers) -> None:
         """Write the next chunk."""
@@ -123,6 +130,23 @@ class SaecWriter:
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._at += len(data)
+
+
+def check_embedded(weights: str, embed: str) -> None:
+    """InputError when weights are rounded that the file does not hold."""
+    if weights != FLOAT32 and embed != "decoder":
+        raise InputError(
+            f"weights in {weights} are of a decoder in the file: embed it (--embed decoder), or leave --weights out"
+        )
+
+
+def check_rounded(codec: Codec, rounded: SAE, weights: str) -> None:
+    """InputError unless a codec goes by the rounded decoder that its file is to hold."""
+    if rounded.decoder_id != codec.decoder_id:
+        raise InputError(
+            f"the codec was fitted on another decoder than the one in {weights}: fit it on the rounded SAE "
+            f"(saecodec.with_precision(sae, {weights!r})), leave the codec out, or leave --weights out"
+        )
 
 
 def _sae_facts(sae: SAE | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saecodec.codec import Codec
     from saecodec.codes import Codes
+    from saecodec.decoder_precision import with_precision
     from saecodec.errors import SaecodecError
     from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.codecfile import load_codec, save_codec
@@ -35,6 +36,7 @@ _EXPORTS = {
     "load_sae": ("saecodec.formats.checkpoints", "load_sae"),
     "open": ("saecodec.formats.saec", "open_saec"),
     "save_codec": ("saecodec.formats.codecfile", "save_codec"),
+    "with_precision": ("saecodec.decoder_precision", "with_precision"),
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "load_sae",
     "open",
     "save_codec",
+    "with_precision",
 ]
 
 

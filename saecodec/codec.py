@@ -27,7 +27,7 @@ from saecodec.sae import SAE
 from saecodec.search import Mode
 from saecodec.sequences import Chunking
 from saecodec.side import SideQuantizer, scales_of, side_at, with_side
-from saecodec.version import LATENTS, check_prior, check_version, required, table_kinds, versioned
+from saecodec.version import INTEGER_WEIGHTS, LATENTS, check_prior, check_version, required, table_kinds, versioned
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
@@ -135,12 +135,13 @@ class Codec:
 
     def reconstruct(self, codes: Codes, residual: NDArray[np.int32] | None = None) -> NDArray[np.float32]:
         """x_hat of codes and, where they are given, of residual levels (T, M): float32 (T, d)."""
-        sae = self._sae()
-        features = self.quantizer.dequantize(codes, sae.norms)
-        if self.side is not None:
-            features = replace(features, side=self.side.side(codes.columns))
-        rows = np.asarray(sae.rows(features).cpu().numpy())
+        rows = np.asarray(self._sae().rows(self.features(codes)).cpu().numpy())
         return rows if residual is None else rows + self._residual().rows(residual)
+
+    def features(self, codes: Codes) -> Features:
+        """The feature activations, and side information, that codes stand for."""
+        features = self.quantizer.dequantize(codes, self._sae().norms)
+        return features if self.side is None else replace(features, side=self.side.side(codes.columns))
 
     def encode(
         self,
@@ -299,8 +300,9 @@ class Codec:
             raise FormatError(f"{what}: a codec is a frame CHED and a frame TABL, found {kinds}")
         record = unpack_record(payloads[0], what)
         check_version(record, what)
-        if LATENTS in record["requires"]:
-            raise FormatError(f"{what}: requires {LATENTS!r}, which is for files of rows: a codec file has an SAE")
+        for feature in (LATENTS, INTEGER_WEIGHTS):
+            if feature in record["requires"]:
+                raise FormatError(f"{what}: requires {feature!r}, which is for .saec files")
         expected = ["CHED", *table_kinds(record["requires"])]
         if kinds != expected:
             raise FormatError(f"{what}: a codec that requires {record['requires']} is frames {expected}, found {kinds}")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from saecodec import buckets
 from saecodec.codes import Codes
+from saecodec.information import Counts, mutual_information
 from saecodec.priors.context import ContextPrior, symbol_bits
 from saecodec.priors.factorized import FactorizedPrior
 from saecodec.priors.fit_context import fit_gap_tables, gap_histogram
@@ -31,8 +32,6 @@ OFFSETS: Final = (-1, 0, 1)
 """Rows that context comes from, relative to the row of a latent."""
 _LATENTS: Final = 10  # told about
 _PREDECESSORS: Final = 3  # of each
-
-Counts = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _predecessors(
                 both[i, o] += np.bincount(codes.latents[hit[at]], minlength=f)
     out = []
     for i, latent in enumerate(chosen):
-        information = np.stack([_information(both[i, o], own[i, o], other[o], rows[o]) for o in range(n)])
+        information = np.stack([mutual_information(both[i, o], own[i, o], other[o], rows[o]) for o in range(n)])
         information[:, block >= block[latent]] = 0
         where = information.argmax(axis=0)  # a predecessor is named once, where it says most
         best = np.argsort(-information.max(axis=0), kind="stable")[:_PREDECESSORS]
@@ -138,16 +137,6 @@ def _predecessors(
             [Predecessor(j, OFFSETS[o], float(both[i, o, j] / other[o, j]), float(information[o, j])) for o, j in pairs]
         )
     return out
-
-
-def _information(both: Counts, own: float, other: Counts, rows: float) -> Counts:
-    """Mutual information of one event with each of others, in bits per row, from counts."""
-    joint = [both, own - both, other - both, rows - own - other + both]
-    marginals = [own * other, own * (rows - other), (rows - own) * other, (rows - own) * (rows - other)]
-    total = np.zeros(len(both))
-    for n, m in zip(joint, marginals, strict=True):
-        total += np.where(n > 0, n * np.log2(np.maximum(n, 1) * max(rows, 1) / np.maximum(m, 1)), 0)
-    return total / max(rows, 1)
 
 
 def _entropy(p: Counts) -> Counts:

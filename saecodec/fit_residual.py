@@ -15,7 +15,7 @@ from saecodec import buckets
 from saecodec.codes import MAX_LEVEL
 from saecodec.costs import value_bits
 from saecodec.errors import InputError
-from saecodec.fit_tables import COARSE, coarse_symbols, fit_classes, fit_table_set
+from saecodec.fit_tables import fit_matrix
 from saecodec.integers import zigzag
 from saecodec.quantizer import CENTROID_LEVELS, CentroidStatistics
 from saecodec.residual import MAX_BASIS, MAX_ENTRY, MEAN_UNIT, Block, ResidualLayer
@@ -31,9 +31,7 @@ _TABLE_ROWS: Final = 1 << 14
 _BASIS_STEPS: Final = 16  # units of the basis in the rms of an entry: adds 1 / (12 * 16^2) of the residual's energy
 _DEAD: Final = 0.15  # a component whose deviation is less than this many steps is never coded
 _ROUNDING: Final = 0.36  # of levels before there are tables: a dead zone, as for Laplacian coordinates
-_CLASS_CANDIDATES: Final = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 _COST_VALUES: Final = 512
-_COARSE_VALUE: Final = coarse_symbols(buckets.DIRECT)
 
 
 class ResidualMoments:
@@ -107,14 +105,9 @@ class ResidualStatistics:
 
     def layer(self) -> ResidualLayer:
         """The layer with classes, tables and centroids of what was added."""
-        coarse = np.zeros((len(self._counts), COARSE))
-        np.add.at(coarse.T, _COARSE_VALUE, self._counts.T)
-        classes = fit_classes(coarse, _COARSE_VALUE, _CLASS_CANDIDATES, 0.0)
-        n_classes = int(classes.max()) + 1
-        counts = np.zeros((n_classes, buckets.N_BUCKETS))
-        np.add.at(counts, classes, self._counts)
-        tables = fit_table_set(classes, counts)
-        return replace(self._layer, tables=tables, centroids=self._centroids.centroids(classes, n_classes))
+        tables = fit_matrix(self._counts)
+        centroids = self._centroids.centroids(tables.classes, len(tables.codes))
+        return replace(self._layer, tables=tables, centroids=centroids)
 
 
 def moments_of(residuals: Iterator[NDArray[np.float32]], width: int) -> ResidualMoments:

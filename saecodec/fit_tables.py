@@ -22,6 +22,7 @@ COARSE: Final = 32
 _MORE_ROUNDS: Final = 5
 _ENTRY_BITS: Final = 3.3  # an entry of a table, as measured on tables of real gaps
 _RESOLUTIONS: Final = (0, 1, 2)
+_CLASS_CANDIDATES: Final = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
 
 def coarse_symbols(n_direct: int) -> NDArray[np.int64]:
@@ -80,3 +81,13 @@ def fit_table_set(classes: NDArray[np.int64], counts: NDArray[np.float64]) -> Ta
             best, least = TableSet(classes, codes, resolution), bits
     assert best is not None
     return best
+
+
+def fit_matrix(counts: NDArray[np.float64]) -> TableSet:
+    """Classes of the columns of integer matrices, and tables, from the counts of each column's buckets, (M, 304)."""
+    symbols, coarse = coarse_symbols(buckets.DIRECT), np.zeros((len(counts), COARSE))
+    np.add.at(coarse.T, symbols, counts.T)
+    classes = fit_classes(coarse, symbols, _CLASS_CANDIDATES, 0.0)
+    of_classes = np.zeros((int(classes.max()) + 1, buckets.N_BUCKETS))
+    np.add.at(of_classes, classes, counts)
+    return fit_table_set(classes, of_classes)

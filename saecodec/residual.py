@@ -26,9 +26,8 @@ from saecodec.codes import MAX_LEVEL
 from saecodec.costs import bucket_bits
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
+from saecodec.matrices import decode_matrix, encode_matrix
 from saecodec.quantizer import CENTROID_LEVELS, CENTROID_UNIT
-from saecodec.rangecoder import can_hold
-from saecodec.runs import decode_runs, encode_runs
 from saecodec.table_set import TableSet
 from saecodec.wire import ByteReader, varint, varints
 
@@ -121,16 +120,6 @@ class ResidualLayer:
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _order(self) -> NDArray[np.int64]:
-        """The components by class."""
-        return np.argsort(self.tables.classes, kind="stable")
-
-    def _runs(self, n_rows: int) -> NDArray[np.int64]:
-        """First value of each class's run, and the number of values: int64 (C + 1,)."""
-        members = np.bincount(self.tables.classes, minlength=len(self.tables.codes))
-        return np.concatenate([[0], np.cumsum(members)]) * n_rows
-
     def encode(self, levels: NDArray[np.int32]) -> bytes:
         """One chunk's levels, int32 (T, M): class by class, component by component.
 
@@ -143,25 +132,15 @@ class ResidualLayer:
                 f"a chunk of {len(levels)} rows has {levels.size} residual levels, more than {MAX_CELLS}: use fewer "
                 "rows a chunk"
             )
-        values = zigzag(levels.T[self._order].ravel().astype(np.int64))
-        if values.size and values.max() > 2 * MAX_LEVEL:
+        if levels.size and not -MAX_LEVEL <= levels.min() <= levels.max() <= MAX_LEVEL:
             raise InputError("a residual level exceeds 2^20")
-        bounds = [0, len(self.tables.codes)]
-        return encode_runs(values, self._runs(len(levels)), bounds, self.tables.models)[0]
+        return encode_matrix(levels, self.tables)
 
     def decode(self, data: bytes | memoryview, n_rows: int, what: str) -> NDArray[np.int32]:
         """The inverse of `encode` for a chunk of `n_rows` rows; FormatError when the bytes are not that."""
-        runs, bounds = self._runs(n_rows), [0, len(self.tables.codes)]
-        least = float(np.diff(runs) @ self.tables.least_bits)
-        if runs[-1] > MAX_CELLS or not can_hold(len(data), least):
-            raise FormatError(f"{what}: {runs[-1]} residual levels cannot come from {len(data)} bytes")
-        values, _ = decode_runs([memoryview(data)], runs, bounds, self.tables.models, what, False)
-        levels = unzigzag(values)
-        if len(levels) and np.abs(levels).max() > MAX_LEVEL:
-            raise FormatError(f"{what}: a residual level exceeds 2^20")
-        out = np.empty((n_rows, self.n_components), np.int32)
-        out[:, self._order] = levels.reshape(self.n_components, n_rows).T
-        return out
+        if n_rows * self.n_components > MAX_CELLS:
+            raise FormatError(f"{what}: {n_rows * self.n_components} residual levels, more than {MAX_CELLS}")
+        return decode_matrix(data, n_rows, self.tables, MAX_LEVEL, what)
 
     def row_bits(self, levels: NDArray[np.int32]) -> NDArray[np.float64]:
         """Ideal code length of each row's levels, int32 (T, M), under the tables: float64 (T,)."""

@@ -42,6 +42,18 @@ def ids_of_shape(shape: tuple[int, ...]) -> NDArray[np.int64] | None:
     return np.repeat(np.arange(n_sequences), n_positions)
 
 
+def positions(ids: NDArray[Any]) -> NDArray[np.int64]:
+    """Position of each row in its sequence, the run of equal ids that holds it, from 0: int64 (T,).
+
+    >>> positions(np.array([7, 7, 7, 8, 7]))
+    array([0, 1, 2, 0, 0])
+    """
+    new = np.ones(len(ids), np.bool_)
+    new[1:] = ids[1:] != ids[:-1]
+    starts = np.flatnonzero(new)
+    return np.asarray(np.arange(len(ids)) - np.repeat(starts, np.diff(starts, append=len(ids))))
+
+
 @dataclass(frozen=True, eq=False)
 class Chunking:
     """How rows are cut into chunks, and the sequence ids that their codes carry.

@@ -12,8 +12,9 @@ MAJOR_VERSION: Final = 1
 RESIDUAL: Final = "layer:residual"
 LATENTS: Final = "content:latents"
 SIDE: Final = "side:rows"
+INTEGER_WEIGHTS: Final = "weights:int8"
 _PRIOR: Final = "prior:"
-FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2, SIDE: 3, LATENTS: 4}
+FEATURES: Final = {"prior:factorized": 0, RESIDUAL: 1, "prior:context": 2, SIDE: 3, LATENTS: 4, INTEGER_WEIGHTS: 5}
 """The minor version that each feature came with."""
 
 

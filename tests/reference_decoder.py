@@ -27,7 +27,9 @@ LATENTS = "content:latents"
 SIDE = "side:rows"
 NORMALIZATIONS = ("none", "layer_norm", "row_norm", "sequence_norm")
 PRIORS = {"factorized": "prior:factorized", "context": "prior:context"}
-FEATURES = {*PRIORS.values(), RESIDUAL, SIDE, LATENTS}
+INTEGER_WEIGHTS = "weights:int8"
+FEATURES = {*PRIORS.values(), RESIDUAL, SIDE, LATENTS, INTEGER_WEIGHTS}
+PRECISIONS = ("float32", "bfloat16", "int8")
 WEIGHT_FACTS = {"name": str, "source": str, "config": dict}
 SAE_FACTS = {"name": str, "source": str, "architecture": str, "n_latents": int}
 
@@ -321,6 +323,29 @@ def table_set(source: Bytes, n_members: int) -> TableSet:
             codes.append(code)
         tables.append(table_of(codes, resolution))
     return TableSet(classes, tables)
+
+
+# -- Integer matrices --------------------------------------------------------------------------------------------------
+
+
+def check_matrix(data: bytes, n_rows: int, tables: TableSet) -> None:
+    """The stream can hold so many rows."""
+    least = sum(n_rows * (24 - math.log2(max(tables.weights[c]))) for c in tables.classes)
+    need(0.99 * least <= 8 * len(data) + 64, "the integers of a matrix fit their stream")
+
+
+def matrix_of(data: bytes, n_rows: int, tables: TableSet, limit: int) -> list[list[int]]:
+    """Row by row. limit: the largest magnitude."""
+    check_matrix(data, n_rows, tables)
+    classes, stream = tables.classes, Stream(data)
+    order = sorted(range(len(classes)), key=lambda i: (classes[i], i))
+    values = values_of(stream, [stream.symbol(tables.weights[classes[i]]) for i in order for _ in range(n_rows)])
+    stream.end()
+    out = [[0] * len(classes) for _ in range(n_rows)]
+    for n, value in enumerate(unzigzags(values)):
+        need(abs(value) <= limit, f"an integer of a matrix is at most {limit}")
+        out[n % n_rows][order[n // n_rows]] = value
+    return out
 
 
 # -- Tables, Factorized prior, Context prior ---------------------------------------------------------------------------
@@ -699,20 +724,8 @@ def residual_of(payload: bytes) -> Residual:
 
 def residual_levels(payload: bytes, layer: Residual, n_rows: int) -> list[list[int]]:
     """Levels of the components, row by row, of the payload of `RCHK`."""
-    classes, weights = layer.tables.classes, layer.tables.weights
-    need(n_rows * len(classes) <= 1 << 26, "a chunk has at most 2^26 residual levels")
-    least = sum(n_rows * (24 - math.log2(max(weights[c]))) for c in classes)
-    need(0.99 * least <= 8 * len(payload) + 64, "the residual levels fit their stream")
-    stream = Stream(payload)
-    order = sorted(range(len(classes)), key=lambda i: (classes[i], i))
-    values = values_of(stream, [stream.symbol(weights[classes[i]]) for i in order for _ in range(n_rows)])
-    stream.end()
-    levels = [[0] * len(classes) for _ in range(n_rows)]
-    for n, value in enumerate(values):
-        level = unzigzag(value)
-        need(abs(level) <= 1 << 20, "a level is at most 2^20")
-        levels[n % n_rows][order[n // n_rows]] = level
-    return levels
+    need(n_rows * len(layer.tables.classes) <= 1 << 26, "a chunk has at most 2^26 residual levels")
+    return matrix_of(payload, n_rows, layer.tables, 1 << 20)
 
 
 def residual_rows(levels: list[list[int]], layer: Residual) -> np.ndarray:
@@ -806,9 +819,9 @@ def latent_rows(rows: list[dict[int, int]], tables: Tables, values: dict[str, An
 
 
 def weights_frame(
-    payload: bytes, n_latents: int, width: int | None = None
+    payload: bytes, n_latents: int, width: int | None = None, precision: str = "float32"
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Record and tensors. n_latents, width: F of the tables, and d of the header where there is one."""
+    """Record and tensors. n_latents: F of the tables; width, precision: of the header where there is one."""
     source = Bytes(payload)
     record = record_of(source.blob())
     shapes = field(record, "shapes", dict)
@@ -821,9 +834,24 @@ def weights_frame(
     need(shapes["w_dec"][0] == n_latents and d == (width or d), "w_dec has F of the tables and d of the header")
     need(shapes["b_dec"] == [d], "b_dec is of the width of w_dec")
     need(all(type(record.get(key)) is kind for key, kind in WEIGHT_FACTS.items()), "name, source and config")
-    n_values = sum(math.prod(shape) for shape in shapes.values())
-    need(4 * n_values <= 1 << 36, "weights have at most 2^36 bytes")
-    planes = unpacked(source.take(source.left()), 4 * n_values)
+    need(4 * sum(math.prod(shape) for shape in shapes.values()) <= 1 << 36, "weights have at most 2^36 bytes")
+    if precision == "int8":
+        floats = {name: shape for name, shape in shapes.items() if name != "w_dec"}
+        tensors, scales = float_tensors(source.blob(), floats, n_latents)
+        need(all(scale >= 0 for scale in scales), "scales are not negative")
+        tensors["w_dec"] = integer_weights(source, scales, d)
+        source.end()
+    else:
+        tensors, _ = float_tensors(source.take(source.left()), shapes, 0)
+    return record, tensors
+
+
+def float_tensors(
+    packed: bytes, shapes: dict[str, list[int]], n_more: int
+) -> tuple[dict[str, np.ndarray], tuple[float, ...]]:
+    """Tensors by name, and the values behind them."""
+    n_values = sum(math.prod(shape) for shape in shapes.values()) + n_more
+    planes = unpacked(packed, 4 * n_values)
     interleaved = bytearray(4 * n_values)
     for k in range(4):
         interleaved[k::4] = planes[k * n_values : (k + 1) * n_values]
@@ -834,7 +862,25 @@ def weights_frame(
         n = math.prod(shapes[name])
         tensors[name] = np.array(values[start : start + n], np.float32).reshape(shapes[name])
         start += n
-    return record, tensors
+    return tensors, values[start:]
+
+
+def integer_weights(source: Bytes, scales: tuple[float, ...], d: int) -> np.ndarray:
+    """w_dec of the integers that follow."""
+    n = source.varint(len(scales))
+    need(1 <= n * d <= 1 << 26, "a block has 1 to 2^26 weights")
+    tables = table_set(source, d)
+    sizes = [min(n, len(scales) - start) for start in range(0, len(scales), n)]
+    need(len(sizes) <= source.left(), "a block has a byte")
+    blocks = [source.blob() for _ in sizes]
+    for block, size in zip(blocks, sizes, strict=True):
+        check_matrix(block, size, tables)
+    rows = [row for block, size in zip(blocks, sizes, strict=True) for row in matrix_of(block, size, tables, 127)]
+    # A product in float64 is exact, so that it is rounded to float32 once.
+    with np.errstate(over="ignore"):
+        w_dec = np.array([[q * scale for q in row] for row, scale in zip(rows, scales, strict=True)]).astype(np.float32)
+    need(bool(np.isfinite(w_dec).all()), "weights are finite")
+    return w_dec
 
 
 # -- Identity ----------------------------------------------------------------------------------------------------------
@@ -943,6 +989,7 @@ def read_codec(data: bytes) -> CodecFile:
     head = record_of(parts[0].payload)
     check_version(head)
     need(LATENTS not in head["requires"], "a codec file is not of latents")
+    need(INTEGER_WEIGHTS not in head["requires"], "a codec file has no integer weights")
     decoder, embed = identity_of(head, "decoder_id"), field(head, "embed", str)
     field(head, "info", dict)
     need(embed in ("none", "sae"), "embed is known")
@@ -1018,6 +1065,9 @@ def read_header(payload: bytes) -> dict[str, Any]:
     field(header, "made_by", str)
     user = header.get("user", {})
     need(type(user) is dict and all(type(text) is str for pair in user.items() for text in pair), "user is text")
+    weights, integers = header.get("weights", "float32"), INTEGER_WEIGHTS in header["requires"]
+    need(weights in PRECISIONS and (weights == "int8") == integers, "weights is known, and int8 when it is required")
+    need(weights == "float32" or header["embed"] == "decoder", "there are rounded weights only in a file")
     if LATENTS in header["requires"]:
         check_latents(header)
     return header
@@ -1130,6 +1180,7 @@ def _tensors(
     """Tensors of the decoder at hand, and its normalization."""
     if header["embed"] == "decoder":
         (weights,) = (frame for frame in frames if frame.kind == "SAEW")
-        record, tensors = weights_frame(weights.payload, tables.n_latents, header["width"])
+        precision = header.get("weights", "float32")
+        record, tensors = weights_frame(weights.payload, tables.n_latents, header["width"], precision)
         return tensors, normalization_of(record)
     return (codec.tensors, codec.normalization) if codec else ({}, "none")

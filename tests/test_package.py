@@ -14,7 +14,10 @@ import saecodec
 import saecodec.peers
 import saecodec.priors
 
-PUBLIC = ["Codec", "Codes", "LatentCodec", "SAE", "SaecodecError", "load_codec", "load_sae", "open", "save_codec"]
+PUBLIC = [
+    *("Codec", "Codes", "LatentCodec", "SAE", "SaecodecError"),
+    *("load_codec", "load_sae", "open", "save_codec", "with_precision"),
+]
 
 
 def child(code: str) -> str:

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saecodec
-from saecodec import fit_residual
+from saecodec import fit_residual, integer_weights
 from saecodec.buckets import bucket_of
 from saecodec.codec import Codec
 from saecodec.codes import MAX_LEVEL, Codes
@@ -40,6 +40,7 @@ from saecodec.goal import Goal
 from saecodec.integers import pack_ints, unpack_ints, zigzag
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
+from saecodec.matrices import encode_matrix
 from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
 from saecodec.normalization import KINDS
 from saecodec.priors import network as network_module
@@ -420,6 +421,8 @@ HEADER_FIELDS = [
     *[("step", v) for v in (0.0, -1.0, float("inf"), float("nan"), 1, "1", None)],
     *[(key, v) for key in ("prior", "made_by") for v in (b"x", 1, None)],
     *[("user", v) for v in ({"a": 1}, [], "x")],
+    *[("weights", v) for v in ("int8", "bfloat16", "int4", 8, [])],  # of a file that embeds no decoder
+    ("requires", ["prior:factorized", "weights:int8"]),
 ]
 
 
@@ -444,6 +447,7 @@ def test_header_fields_that_both_refuse(key, value):
 CODEC_FIELDS = [
     *VERSIONS,
     *REQUIRES,
+    ("requires", ["prior:factorized", "weights:int8"]),
     *[("decoder_id", v) for v in (bytes(31), "0" * 32, None)],
     *[("embed", v) for v in ("sae", "decoder", 0, None)],
     *[("info", v) for v in ([], "x", None)],
@@ -859,6 +863,98 @@ def test_weights_of_another_shape_are_refused_by_both_before_they_are_unpacked(n
         )
         with pytest.raises(FormatError, match="w_dec has shape"):
             unpack_weights(bad, "weights", n_latents=n_latents, width=width)
+
+
+# -- integer weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize("cells", [1 << 20, 100])
+def test_rounded_decoders_are_read_alike(tmp_path, monkeypatch, weights, cells):
+    """One block of latents, and several."""
+    monkeypatch.setattr(integer_weights, "_CELLS", cells)
+    sae, x, path = _sae(), _rows(60), tmp_path / "x.saec"
+    encode_array(MemoryArray(x), path, sae=sae, embed="decoder", weights=weights)
+    found = reference.read_saec(path.read_bytes())
+    (payload,) = (part.payload for part in reference.frames_of(path.read_bytes(), 8) if part.kind == "SAEW")
+    _, tensors = reference.weights_frame(payload, LATENTS, WIDTH, weights)
+    with saecodec.open(path) as file:
+        for name, tensor in file.decoder.sae.decoder_tensors().items():
+            assert tensors[name].tobytes() == tensor.tobytes()
+        _assert_close(found.x_hat, file.rows())
+        assert found.header["weights"] == file.header.weights == weights
+    assert not np.array_equal(tensors["w_dec"], sae.w_dec.numpy())
+
+
+def _integer_payload(
+    scales: Any = (0.5, 3.0),
+    block: int = 1,
+    rows: Any = ((127, -127, 4), (0, 1, -1)),
+    more: bytes = b"",
+    width: int = 3,
+) -> bytes:
+    """Of two latents and rows of three, under flat tables; block: latents of one, as it is said."""
+    tables = TableSet(np.zeros(width, np.int64), np.zeros((1, 2), np.int64), 0)
+    record = {"name": "", "source": "", "config": {}, "shapes": {"b_dec": [3], "w_dec": [2, 3]}}
+    planes = np.ascontiguousarray(np.array([1, 2, 3, *scales], "<f4").view(np.uint8).reshape(-1, 4).T).tobytes()
+    coded = b"".join(blob(encode_matrix(np.array([row]), tables)) for row in rows)
+    floats = zstandard.ZstdCompressor().compress(planes)
+    return blob(pack_record(record)) + blob(floats) + varint(block) + tables.to_bytes() + coded + more
+
+
+def _read_integers_by_both(payload: bytes) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    return (
+        lambda: reference.weights_frame(payload, 2, 3, "int8")[1],
+        lambda: unpack_weights(payload, "weights", n_latents=2, width=3, precision="int8").decoder_tensors(),
+    )
+
+
+def test_integer_weights_of_any_scale_are_read_alike():
+    for scales in ((0.5, 3.0), (0.1, 0.0), (1e-45, 2.6e36), (1e-39, 0.3)):
+        ours, theirs = (read() for read in _read_integers_by_both(_integer_payload(scales)))
+        assert ours["w_dec"].tolist() == theirs["w_dec"].tolist()
+        assert ours["b_dec"].tolist() == theirs["b_dec"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"scales": (0.5, -0.5)},
+        {"scales": (0.5, float("inf"))},
+        {"scales": (0.5, float("nan"))},
+        {"scales": (3e38, 1.0)},  # a product that float32 does not hold
+        {"scales": (0.5,)},
+        {"scales": (0.5, 1.0, 1.0)},
+        {"block": 0},
+        {"block": 2},  # then the first stream has two rows
+        {"block": 3},
+        {"rows": ((128, 0, 0), (0, 0, 0))},
+        {"rows": ((0, 0, -128), (0, 0, 0))},
+        {"rows": ((0, 0, 0),)},
+        {"rows": ((0, 0, 0),) * 3},
+        {"more": b"\0"},
+        {"rows": ((0, 0), (0, 0)), "width": 2},
+        {"rows": ((0, 0, 0, 0), (0, 0, 0, 0)), "width": 4},
+    ],
+    ids=str,
+)
+def test_integer_weights_that_both_refuse(forged):
+    for read in _read_integers_by_both(_integer_payload()):
+        assert read()["w_dec"].tolist() == [[63.5, -63.5, 2.0], [0.0, 3.0, -3.0]]
+    _refused_by_both(*_read_integers_by_both(_integer_payload(**forged)))
+
+
+def test_damaged_integer_weights_are_refused_by_both_or_read_alike():
+    good = _integer_payload()
+    flipped = [good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :] for at in range(len(good)) for bit in range(8)]
+    cut, refused = [good[:end] for end in range(len(good))], 0
+    for bad in [*flipped, *cut]:
+        ours, theirs = _read_integers_by_both(bad)
+        refused += _read_alike(
+            lambda ours=ours: {name: tensor.tolist() for name, tensor in ours().items()},
+            lambda theirs=theirs: {name: tensor.tolist() for name, tensor in theirs().items()},
+        )
+    assert len(cut) < refused < len(cut) + len(flipped)
 
 
 # -- the context prior -------------------------------------------------------------------------------------------------

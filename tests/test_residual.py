@@ -85,7 +85,7 @@ def test_a_chunk_that_is_too_large_is_refused_with_the_way_out(monkeypatch: pyte
 
 @pytest.mark.parametrize("n_rows", [1 << 20, 1 << 40])
 def test_more_rows_than_bytes_can_hold_are_refused_before_there_is_memory_for_them(n_rows: int) -> None:
-    with pytest.raises(FormatError, match="residual levels cannot come from"):
+    with pytest.raises(FormatError, match=r"integers cannot come from|residual levels, more than"):
         LAYER.decode(b"\0" * 16, n_rows, "test")
 
 
@@ -128,7 +128,7 @@ def test_a_level_above_the_limit_is_refused_by_writer_and_reader() -> None:
         values = zigzag(levels.T[np.argsort(LAYER.tables.classes, kind="stable")].ravel().astype(np.int64))
         runs = np.concatenate([[0], np.cumsum(np.bincount(LAYER.tables.classes, minlength=3))])
         (data,) = encode_runs(values, runs, [0, 3], LAYER.tables.models)
-        with pytest.raises(FormatError, match=r"test: a residual level exceeds 2\^20"):
+        with pytest.raises(FormatError, match=f"test: an integer exceeds {MAX_LEVEL} in magnitude"):
             LAYER.decode(data, 1, "test")
 
 

@@ -141,6 +141,10 @@ class FactorizedPrior:
         levels = bucket_bits(self.levels.weights)[self.levels.classes[codes.latents], buckets.bucket_of(magnitude)]
         return support, levels + self.signed
 
+    def latent_bits(self, codes: Codes) -> NDArray[np.float64]:
+        """Ideal code length of each latent's nonzeros in a chunk, in bits, float64 (F,), counts not included."""
+        return np.asarray(np.bincount(codes.latents, sum(self.nonzero_bits(codes)), self.n_latents), np.float64)
+
     def costs(self) -> Costs:
         """What a nonzero costs: of its gap the mean over its class, of its level the code length."""
         levels = np.pad(value_bits(self.levels.weights, COST_LEVELS - 1) + self.signed, ((0, 0), (1, 0)))

@@ -1,6 +1,7 @@
 """The commands, as a person or a program runs them, on slices of the bundled data."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -71,6 +72,30 @@ def test_a_file_with_its_decoder_embedded_needs_nothing(folder):
     run("decode", folder / "whole.saec", "-o", folder / "whole.npy")
     run("decode", folder / "a.saec", "-s", SAE, "-o", folder / "plain.npy")
     np.testing.assert_array_equal(np.load(folder / "whole.npy"), np.load(folder / "plain.npy"))
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_a_file_with_rounded_weights_decodes_alone_and_is_smaller(folder, weights):
+    out = folder / f"{weights}.saec"
+    run("encode", folder / "a.npy", "-s", SAE, "--embed", "decoder", "--weights", weights, "-o", out)
+    run("decode", out, "-o", folder / f"{weights}.npy")
+    assert np.load(folder / f"{weights}.npy").shape == (6, 100, 384)
+    assert re.search(rf"^  weights +{weights}$", run("info", out).output, re.MULTILINE)
+    arguments = ("measure", folder / "a.npy", "-s", SAE, "--embed", "decoder")
+    exact = json.loads(run(*arguments, "--json").output)
+    rounded = json.loads(run(*arguments, "--weights", weights, "--json").output)
+    assert rounded["file_bytes"] == out.stat().st_size
+    assert rounded["bits"]["decoder"] < (0.8 if weights == "bfloat16" else 0.55) * exact["bits"]["decoder"]
+    assert abs(rounded["nmse"] / exact["nmse"] - 1) < 0.01
+    assert f"embedded decoder ({weights})" in run(*arguments, "--weights", weights).output
+
+
+def test_rounded_weights_without_a_decoder_in_the_file_or_with_a_codec_of_the_exact_one_are_refused(folder):
+    arguments = ("encode", folder / "a.npy", "-s", SAE, "-o", folder / "no.saec", "--weights", "int8")
+    assert "--embed decoder" in run(*arguments, ok=False).output
+    codec = ("-c", folder / "c.saecodec", "--embed", "decoder")
+    assert "leave --weights out" in run(*arguments, *codec, ok=False).output
+    assert not (folder / "no.saec").exists()
 
 
 def test_a_codec_with_its_sae_embedded_encodes_and_decodes_alone(folder):

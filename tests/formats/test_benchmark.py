@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from synthetic_report import synthetic_report
 
 import saecodec
 from saecodec.cli.app import app
@@ -16,7 +17,7 @@ from saecodec.errors import InputError, MissingPieceError, OutputError
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.arrays import open_array
 from saecodec.formats.benchmark import Curve, Measured, Rows, bench_peer, bench_sae, report
-from saecodec.formats.plot import check_plot_path, plot_curves
+from saecodec.formats.plot import check_plot_path, plot_comparison, plot_curves
 from saecodec.peers.registry import families
 
 BUNDLED = Path(str(files("saecodec") / "bundled"))
@@ -142,6 +143,35 @@ def test_a_plot_is_drawn(tmp_path: Path, name: str) -> None:
     plot_curves(report(curves, rows, 0, (0.3, 0.1)), "a title", tmp_path / name)
     data = (tmp_path / name).read_bytes()
     assert data.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
+
+
+@pytest.mark.parametrize("name", ["rd.png", "rd.svg"])
+def test_a_comparison_is_drawn_with_its_metric(tmp_path: Path, name: str) -> None:
+    try:
+        check_plot_path(name)
+    except MissingPieceError as error:
+        pytest.skip(str(error))
+    facts = synthetic_report(3, names=("_costs $1$", "</script>"), metric=True)
+    facts["saes"][1]["points"][0] |= {"nmse": None, "bits_interval": None, "metric": None}
+    plot_comparison(facts, tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    assert data.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
+    if name.endswith("svg"):
+        for text in ("_costs $1$", "probe:accuracy", "&lt;/script&gt;", "3 SAEs on test.npy"):
+            assert f"<!-- {text}" in data.decode().replace("<!--  ", "<!-- ")
+        plot_comparison(facts | {"metric": None}, tmp_path / name)
+        assert b"probe:accuracy" not in (tmp_path / name).read_bytes()
+
+
+def test_one_sae_at_one_point_is_drawn(tmp_path: Path) -> None:
+    try:
+        check_plot_path("rd.svg")
+    except MissingPieceError as error:
+        pytest.skip(str(error))
+    facts = synthetic_report(1, targets=())
+    facts["saes"][0]["points"] = facts["saes"][0]["points"][:1]
+    plot_comparison(facts | {"pareto": None}, tmp_path / "rd.svg")
+    assert b"1 SAE on test.npy" in (tmp_path / "rd.svg").read_bytes()
 
 
 def test_a_plot_of_another_kind_is_refused() -> None:

@@ -21,6 +21,7 @@ from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.index import Index
 from saecodec.formats.saec import TRAILER, SaecFile, open_saec
 from saecodec.frames import frame, frames, unpack_record
+from saecodec.integer_weights import read_integers
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
 from saecodec.priors.context import ContextPrior
@@ -28,13 +29,14 @@ from saecodec.wire import ByteReader
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIDE = ["layer_norm", "row_norm"]  # their codes are made by formula, not from rows
-FILES = ["context", "decoder", "empty", "none", "residual", "residual_none", "tables", *SIDE]
+WEIGHTS = ["weights_bfloat16", "weights_int8"]
+FILES = ["context", "decoder", "empty", "none", "residual", "residual_none", "tables", *SIDE, *WEIGHTS]
 LATENTS = ["latents_bfloat16", "latents_exact", "latents_step"]
 RESIDUAL = ["residual", "residual_none", "row_norm"]
 CODECS = ["none", "residual_none"]
 CHUNKS = ["columns", "context_signed", "signed"]
 CONTEXT = ["context", "context_signed"]
-COMPRESSED = ["decoder", "layer_norm", *CONTEXT]  # zstd frames are in their bytes
+COMPRESSED = ["decoder", "layer_norm", *WEIGHTS, *CONTEXT]  # zstd frames are in their bytes
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +75,18 @@ def all_layers(file: SaecFile) -> Layers:
 
 def comparable(data: bytes, magic_bytes: int = 8) -> list[Any]:
     """The frames of a file, what zstd packed unpacked, and offsets as if the frames with it were empty."""
-    out, shift = [], 0
+    out, shift, has_integers = [], 0, False
     for head, payload in frames(data[magic_bytes:], "golden"):
         content: Any = bytes(payload)
-        if head.kind == "SAEW":
+        if head.kind == "HEAD":
+            has_integers = "weights:int8" in unpack_record(payload, "golden")["requires"]
+        elif head.kind == "SAEW":
             reader = ByteReader(payload, "golden")
             record = bytes(reader.blob())
-            content = (record, zstandard.ZstdDecompressor().decompress(bytes(reader.take(reader.left))))
+            n_latents, width = unpack_record(record, "golden")["shapes"]["w_dec"]
+            packed = reader.blob() if has_integers else reader.take(reader.left)
+            integers = read_integers(reader, n_latents, width).tolist() if has_integers else None
+            content = (record, zstandard.ZstdDecompressor().decompress(bytes(packed)), integers)
             shift += len(payload)
         elif head.kind == "TABL":
             reader = ByteReader(payload, "golden")
@@ -115,6 +122,7 @@ def test_a_golden_file_decodes_to_its_levels(name: str, make: ModuleType) -> Non
         assert {**header, "shape": list(file.shape)}.items() <= wanted["case"].items()
         prior = "context" if name in CONTEXT else "factorized"
         assert (file.header.made_by, file.header.prior) == ("saecodec golden", prior)
+        assert file.header.weights == wanted["case"].get("weights", "float32")
         verify_file(file)
 
 
@@ -148,6 +156,8 @@ def test_golden_files_name_the_features_that_they_have_and_the_version_of_these(
         requires, version = ["prior:context"], [1, 2]
     if name in SIDE:
         requires, version = [*requires, "side:rows"], [1, 3]
+    if name == "weights_int8":
+        requires, version = [*requires, "weights:int8"], [1, 5]
     paths = [GOLDEN / f"{name}.saec", *([GOLDEN / f"{name}.saecodec"] if name in CODECS else [])]
     for path in paths:
         (_, payload), *_ = frames(path.read_bytes()[8:], "golden")
@@ -163,6 +173,17 @@ def test_the_same_rows_have_the_same_levels(name: str, make: ModuleType) -> None
     with opened(name, make) as file:
         codes = case.codes(file.codec.with_sae(sae))
     assert make.described(codes)["levels"] == wanted["levels"]
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_golden_files_decoder_is_the_rounded_one_bit_by_bit(name: str, make: ModuleType) -> None:
+    sae = make.FILES[name].sae()
+    with opened(name, make) as file:
+        found = file.decoder.sae
+    assert found.w_dec.numpy().tobytes() == sae.w_dec.numpy().tobytes()
+    assert found.b_dec.numpy().tobytes() == sae.b_dec.numpy().tobytes()
+    assert (found.w_dec != make.FILES[name].exact_sae().w_dec).float().mean() > 0.5
+    assert (found.w_dec[make.LATENTS // 2] == 0).all()
 
 
 @pytest.mark.parametrize("name", SIDE)

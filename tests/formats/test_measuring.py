@@ -40,6 +40,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"goal": Goal.of("1rms"), "chunk_rows": 64},
     {"goal": Goal.of(0.05), "chunk_rows": 11},
     {"chunk_rows": 499},
+    {"embed": "decoder", "weights": "int8"},
 ]
 
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 import zstandard
 
+from saecodec.decoder_precision import PRECISIONS, with_precision
 from saecodec.errors import CheckpointError, FormatError, SaecodecError, UnsupportedError
 from saecodec.formats import weights
 from saecodec.formats.weights import pack_weights, unpack_weights
 from saecodec.frames import pack_record, unpack_record
+from saecodec.integer_weights import pack_integers
 from saecodec.sae import SAE, Encoder
 from saecodec.wire import ByteReader, blob
 
@@ -233,3 +235,91 @@ def test_a_nonlinearity_that_is_not_possible_is_refused(nonlinearity: Any) -> No
 def test_a_tensors_name_is_text() -> None:
     with pytest.raises(SaecodecError):
         unpack(payload(shapes={"b_dec": [1], b"w_dec": [2, 1]}))
+
+
+# -- rounded weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_rounded_weights_come_back_as_they_were_rounded(
+    make_sae: MakeSAE, architecture: str, precision: str, decoder_only: bool
+) -> None:
+    sae = replace(make_sae(architecture), normalization="layer_norm")
+    rounded = with_precision(sae, precision)
+    data = pack_weights(sae, decoder_only=decoder_only, precision=precision)
+    back = unpack_weights(data, "test", n_latents=sae.n_latents, width=sae.width, precision=precision)
+    assert (back.decoder_id, back.normalization) == (rounded.decoder_id, "layer_norm")
+    assert back.w_dec.numpy().tobytes() == rounded.w_dec.numpy().tobytes()
+    assert back.b_dec.numpy().tobytes() == sae.b_dec.numpy().tobytes()
+    assert back.sae_id == (None if decoder_only else rounded.sae_id)
+    assert pack_weights(rounded, decoder_only=decoder_only, precision=precision) == data
+
+
+def test_what_precisions_take(make_sae: MakeSAE) -> None:
+    sae = make_sae(width=64, latents=1024)
+    full, half, integers = (len(pack_weights(sae, decoder_only=True, precision=name)) for name in PRECISIONS)
+    assert half < 2 / 3 * full
+    assert integers < 1.03 * 64 * 1024 < half
+
+
+def int8_payload(scales: Any = (0.5, 2.0), b_dec: Any = (1.0,), shapes: Any = DECODER, integers: Any = None) -> bytes:
+    """A payload of w_dec = (-63.5), (4.0), or of other figures."""
+    head = payload(values=(), shapes=shapes)[: -len(compress(b""))]
+    floats = np.array([*b_dec, *scales], "<f4")
+    planes = np.ascontiguousarray(floats.view(np.uint8).reshape(-1, 4).T).tobytes()
+    packed = pack_integers(np.array([[-127], [2]], np.int8)) if integers is None else integers
+    return head + blob(compress(planes)) + packed
+
+
+def unpack_int8(data: bytes) -> SAE:
+    return unpack_weights(data, "test", n_latents=2, width=1, precision="int8")
+
+
+def test_the_smallest_integer_payload_is_a_decoder() -> None:
+    sae = unpack_int8(int8_payload())
+    assert (sae.w_dec.tolist(), sae.b_dec.tolist()) == ([[-63.5], [4.0]], [1.0])
+
+
+def test_any_float_can_be_a_scale_and_its_product_is_rounded_once() -> None:
+    scale = np.float32(0.1)
+    (first, second) = unpack_int8(int8_payload((scale, 0.0))).w_dec.numpy().ravel()
+    assert first == np.float32(-127 * np.float64(scale))
+    assert float(first) != -127 * float(scale)
+    assert second == 0
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -0.5])
+def test_scales_that_are_not_finite_or_negative_are_refused(scale: float) -> None:
+    with pytest.raises(FormatError, match="test: the scales of the weights are not finite, or negative"):
+        unpack_int8(int8_payload((0.5, scale)))
+
+
+def test_products_that_overflow_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="w_dec must be finite"):
+        unpack_int8(int8_payload((3e38, 1.0)))
+
+
+def test_integer_weights_of_another_size_are_refused() -> None:
+    for data in (
+        int8_payload((0.5,)),
+        int8_payload((0.5, 1.0, 2.0)),
+        int8_payload(b_dec=()),
+        int8_payload(shapes={"b_dec": [1], "w_dec": [3, 1]}),
+        int8_payload(shapes={"b_dec": [1]}),
+        int8_payload(integers=pack_integers(np.zeros((3, 1), np.int8))),
+        int8_payload() + b"\0",
+        payload(),
+    ):
+        with pytest.raises(FormatError, match="test"):
+            unpack_int8(data)
+    with pytest.raises(CheckpointError, match="w_dec and b_dec are needed"):
+        unpack_int8(int8_payload(b_dec=(), shapes={"w_dec": [2, 1]}))
+
+
+def test_a_cut_payload_of_integers_is_refused(make_sae: MakeSAE) -> None:
+    data = pack_weights(make_sae(), decoder_only=True, precision="int8")
+    for size in [*range(0, len(data) - 1, 7), len(data) - 1]:
+        with pytest.raises(FormatError, match="test"):
+            unpack_weights(data[:size], "test", n_latents=24, precision="int8")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import saecodec
 from saecodec.codec import Codec
 from saecodec.codes import Codes
+from saecodec.decoder_precision import with_precision
 from saecodec.formats.codecfile import save_codec
 from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.encoding_latents import encode_latents
@@ -157,16 +158,41 @@ class FileCase:
         """The residual layer."""
         return None
 
+    def facts(self) -> dict[str, Any]:
+        """What its header says."""
+        return {"dtype": self.dtype, "chunk_rows": self.chunk_rows, "embed": self.embed, "user": self.user}
+
     def encode(self, codec: Codec, layers: Layers) -> bytes:
         """The file's bytes under a codec with its SAE."""
         out = io.BytesIO()
-        facts = {"dtype": self.dtype, "chunk_rows": self.chunk_rows, "embed": self.embed, "user": self.user}
         with pinned_version():
-            writer = SaecWriter(out, codec, shape=self.shape, **facts)  # type: ignore[arg-type]
+            writer = SaecWriter(out, codec, shape=self.shape, **self.facts())
             for start in range(0, layers.n_rows, self.chunk_rows):
                 writer.add(layers[start : start + self.chunk_rows])
             writer.finish()
         return out.getvalue()
+
+
+@dataclass(frozen=True)
+class WeightsCase(FileCase):
+    """The same with a rounded decoder."""
+
+    weights: str
+
+    def exact_sae(self) -> SAE:
+        """With directions that need rounding, and one that is zero."""
+        sae = super().sae()
+        w_dec = sae.w_dec * (1 + torch.arange(LATENTS)[:, None] % 7) + scaled(
+            integers((LATENTS, WIDTH), 5, 7, 3, 97), 14
+        )
+        w_dec[LATENTS // 2] = 0
+        return replace(sae, w_dec=w_dec)
+
+    def sae(self) -> SAE:
+        return with_precision(self.exact_sae(), self.weights)
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"weights": self.weights}
 
 
 @dataclass(frozen=True)
@@ -385,6 +411,8 @@ FILES = {
         mean_step=2.0**-4,
         mean_centre=0.4375,
     ),
+    "weights_bfloat16": WeightsCase("jumprelu", 0.5, (60, WIDTH), "float32", 60, "decoder", {}, "bfloat16"),
+    "weights_int8": WeightsCase("jumprelu", 1.0, (2, 40, WIDTH), "float16", 50, "decoder", {}, "int8"),
     "row_norm": SideCase(
         "jumprelu",
         0.5,

@@ -16,6 +16,7 @@ from saecodec.errors import InputError
 from saecodec.latents import LatentCodec
 from saecodec.priors.factorized import FactorizedPrior
 from saecodec.priors.fit_factorized import LatentStatistics, _groups
+from saecodec.rangecoder import TOTAL
 
 BurstyCodes = Callable[..., Codes]
 
@@ -73,6 +74,28 @@ def test_signs_are_coded_only_when_a_level_is_negative(bursty_codes: BurstyCodes
     assert prior.signed == signed
     plain = Codes(codes.indptr, codes.latents, np.abs(codes.levels), 8)
     assert prior.ideal_bits(codes)[1] == pytest.approx(fitted(plain).ideal_bits(plain)[1] + signed * codes.nnz)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_bits_of_latents_are_those_of_their_gaps_and_levels(bursty_codes: BurstyCodes, signed: bool) -> None:
+    codes = bursty_codes(200, 12, signed=signed)
+    prior, dense = fitted(codes), codes.to_dense()
+    expected = np.zeros(12)
+
+    def bits(weights: np.ndarray, value: int) -> float:
+        bucket = int(buckets.bucket_of(np.array([value]))[0])
+        return float(buckets.OFFSET_BITS[bucket] - np.log2(weights[bucket] / TOTAL))
+
+    for c, gap_weights in enumerate(prior.support.weights):
+        gap = 0
+        for latent in np.flatnonzero(prior.support.classes == c):  # columns of a class lie end to end
+            for level in np.abs(dense[:, latent]).tolist():
+                if level:
+                    level_weights = prior.levels.weights[prior.levels.classes[latent]]
+                    expected[latent] += bits(gap_weights, gap) + bits(level_weights, level - 1) + signed
+                gap = 0 if level else gap + 1
+    np.testing.assert_allclose(prior.latent_bits(codes), expected)
+    assert expected.sum() == pytest.approx(sum(prior.ideal_bits(codes)))
 
 
 def test_statistics_count_every_gap_and_level(bursty_codes: BurstyCodes) -> None:

@@ -1,0 +1,94 @@
+"""A distortion of the user's own, such as the loss that a model recovers: `--metric module:function`.
+
+The function takes all rows and what a file gives for them, float32 (T, d) each, and returns a number, or one for each
+row, (T,), whose mean is then told with an interval.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from saecodec.bootstrap import interval
+from saecodec.errors import InputError
+from saecodec.formats.point import Ground
+from saecodec.formats.read_back import Decoded
+
+Function = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named distortion."""
+
+    name: str
+    function: Function
+
+    @classmethod
+    def load(cls, name: str) -> Metric:
+        """From "module:function" or "path/to/file.py:function"; InputError when there is none."""
+        place, _, function = name.rpartition(":")
+        if not place or not function:
+            raise InputError(f"metric {name!r}: expected module:function, or file.py:function")
+        try:
+            module = _module(place)
+        except ImportError as error:
+            raise InputError(f"metric {name!r}: cannot be imported ({error})") from error
+        found = getattr(module, function, None)
+        if not callable(found):
+            raise InputError(f"metric {name!r}: {place} has no function {function!r}")
+        return cls(name, found)
+
+    def watch(self, ground: Ground) -> Watch:
+        """Collects what a file gives, for one evaluation."""
+        return Watch(self, ground)
+
+
+class Watch:
+    """The rows of a file as they are decoded; holds all of them, float32, twice. name: of the metric."""
+
+    def __init__(self, metric: Metric, ground: Ground) -> None:
+        self._metric, self._ground, self.name = metric, ground, metric.name
+        self._x: list[Any] = []
+        self._x_hat: list[Any] = []
+
+    def add(self, chunk: Decoded) -> None:
+        """Add a chunk."""
+        self._x.append(chunk.x)
+        self._x_hat.append(chunk.x_hat)
+
+    def facts(self) -> dict[str, Any]:
+        """The metric of all rows, its interval where it is one number a row. InputError when it is neither."""
+        n_rows = len(self._ground.spread)
+        found = np.asarray(self._metric.function(np.concatenate(self._x), np.concatenate(self._x_hat)), np.float64)
+        if found.shape not in ((), (n_rows,)) or not np.isfinite(found).all():
+            raise InputError(
+                f"metric {self._metric.name!r}: gave an array of shape {found.shape}, or values that are not finite; "
+                f"expected one finite number, or one for each of {n_rows} rows"
+            )
+        if found.shape == ():
+            return {"metric": float(found), "metric_interval": None}
+        return {"metric": float(found.mean()), "metric_interval": interval(self._ground.means(found)[1:])}
+
+
+def _module(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        sys.path.insert(0, os.getcwd())  # as python -m has it
+        try:
+            return importlib.import_module(place)
+        finally:
+            sys.path.remove(os.getcwd())
+    spec = importlib.util.spec_from_file_location("saecodec_metric", place)
+    if spec is None or spec.loader is None or not os.path.exists(place):
+        raise ImportError(f"no such file: {place}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,185 @@
+"""The rate-distortion curve of an SAE on an array: real files at a ladder of steps, and at the targets."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.codec import DEFAULT_CHUNK_ROWS
+from saecodec.curves import between, enclosing
+from saecodec.decoder_precision import FLOAT32
+from saecodec.errors import TargetError
+from saecodec.formats.detail import DetailCollector
+from saecodec.formats.encoding import encode_array
+from saecodec.formats.groups import Groups
+from saecodec.formats.metric import Metric
+from saecodec.formats.point import Ground, read_point
+from saecodec.formats.saec import SaecFile, open_saec
+from saecodec.goal import Goal
+from saecodec.priors.factorized import FactorizedPrior
+from saecodec.quantizer import Step
+from saecodec.rows import needs_sequences
+from saecodec.sae import SAE
+
+Figures = NDArray[np.float64]
+_FIRST: Final = 0.25  # rms: about as good as no quantization
+_UP: Final = math.sqrt(2)
+_MAX_STEPS: Final = 14
+_MAX_FINER: Final = 4  # halvings of the first step, for targets just above the floor
+_CEILING: Final = 0.4  # the curve goes on to this NMSE at least, for curves to share a range
+_NEAR: Final = 0.005  # of a target: a point this near stands for it
+_BESIDE: Final = (0.97, 1.03)  # of a target, where a file is made for each: it is missed by 1 % at most
+_BEYOND: Final = 1.4  # of the outer targets
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A point, reduced to what comparisons need. goal: what its file was made for. bits, nmses: in each draw of the
+    ground, the first being all rows: float64 (1 + B,). facts: for programs."""
+
+    goal: Goal
+    bits: Figures
+    nmses: Figures
+    facts: dict[str, Any]
+
+    @property
+    def rate(self) -> float:
+        """Bits per row, of all rows."""
+        return float(self.facts["bits_per_row"])
+
+    @property
+    def nmse(self) -> float:
+        """Of all rows."""
+        return float(self.facts["nmse"])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How files are made. search, residual: see `Goal`. weights: precision of the decoder, in the files and as it is
+    counted. chunk_rows: of the files."""
+
+    search: str = "none"
+    residual: bool = False
+    weights: str = FLOAT32
+    chunk_rows: int = DEFAULT_CHUNK_ROWS
+
+
+class CurveMaker:
+    """Measures points of one SAE on the rows of a ground. name: of the SAE, in the log. metric: another distortion."""
+
+    def __init__(
+        self, name: str, sae: SAE, ground: Ground, setting: Setting, log: Log, metric: Metric | None = None
+    ) -> None:
+        self._name, self._sae, self._ground, self._setting = name, sae, ground, setting
+        self._log, self._metric = log, metric
+        # Ids are in a file only where the SAE cannot do without: they are no part of its explanation.
+        self._ids = ground.ids if needs_sequences(FactorizedPrior.name, sae) else None
+
+    @contextmanager
+    def _file(self, goal: Goal) -> Iterator[SaecFile]:
+        """A file for a goal; TargetError when that is out of reach."""
+        with tempfile.TemporaryDirectory(prefix="saecodec-") as folder:
+            path = os.path.join(folder, "point.saec")
+            rows, chunk_rows = self._ground.source, self._setting.chunk_rows
+            encode_array(rows, path, sae=self._sae, goal=goal, seq=self._ids, chunk_rows=chunk_rows)
+            with open_saec(path, sae=self._sae) as file:
+                yield file
+
+    def measure(self, goal: Goal) -> Measured:
+        """The point at a goal."""
+        watch = None if self._metric is None else self._metric.watch(self._ground)
+        with self._file(goal) as file:
+            point = read_point(file, self._ground, [] if watch is None else [watch.add])
+        statistics = point.statistics
+        facts = point.facts() | {
+            "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},
+            "metric": None,
+            "metric_interval": None,
+        }
+        if watch is not None:
+            facts |= watch.facts()
+        rate, nmse = facts["bits_per_row"], facts["nmse"]
+        self._log(f"{self._name}: step {point.step:.4g}, {rate:.1f} bits/row at NMSE {nmse:.4f}")
+        return Measured(goal, point.bits, point.nmses, facts)
+
+    def detail(self, measured: Measured, groups: Groups | None) -> dict[str, Any]:
+        """Where the bits go in the file of a point, which is made again; see `DetailCollector.facts`."""
+        with self._file(measured.goal) as file, DetailCollector(file.decoder, self._ground, groups) as collector:
+            return collector.facts(read_point(file, self._ground, [collector.add]))
+
+    def curve(self, targets: Sequence[float], floor: float) -> list[Measured]:
+        """Points by rising NMSE, with two that enclose each target that is in reach.
+
+        floor: NMSE of the SAE when nothing is quantized.
+        """
+        if self._setting.residual:
+            points = self._aimed(targets)
+        else:
+            # A search goes below the SAE's own floor, how far is not known beforehand.
+            least = floor if self._setting.search == "none" else 0.0
+            points = self._ladder([target for target in targets if target > least])
+        return sorted(points, key=lambda point: point.nmse)
+
+    def _at_step(self, step: Step) -> Measured:
+        return self.measure(Goal.of(step, search=self._setting.search))
+
+    def _ladder(self, targets: Sequence[float]) -> list[Measured]:
+        points = [self._at_step(Step(_FIRST, True))]
+        ceiling = max([_CEILING, *(_BESIDE[1] * target for target in targets)])
+        while points[-1].nmse < ceiling and len(points) < _MAX_STEPS:
+            points.append(self._at_step(Step(_FIRST * _UP ** len(points), True)))
+            if points[-1].facts["l0"] == 0:
+                break  # nothing is left to code
+        for halvings in range(1, _MAX_FINER + 1):
+            finest = min(point.nmse for point in points)
+            if finest <= min(targets, default=1.0):
+                break
+            points.append(self._at_step(Step(_FIRST / 2**halvings, True)))
+            if points[-1].nmse > finest * (1 - 1e-4):
+                break  # that was the floor
+        for target in targets:
+            for _ in range(2):
+                nmses = [point.nmse for point in points]
+                pair = enclosing(nmses, target)
+                if pair is None or min(abs(nmse / target - 1) for nmse in nmses) <= _NEAR:
+                    break
+                a, b = ((np.array(points[i].facts["step"]), np.array(points[i].nmse)) for i in pair)
+                points.append(self._at_step(Step(float(between(a, b, target)), False)))
+        return points
+
+    def _aimed(self, targets: Sequence[float]) -> list[Measured]:
+        aims = {target * beside for target in targets for beside in _BESIDE}
+        aims |= {min(targets) / _BEYOND, max(targets) * _BEYOND}
+        points = []
+        for aim in sorted(aims, reverse=True):
+            try:
+                goal = Goal.of(nmse=min(aim, 0.95), search=self._setting.search, residual=True)
+                points.append(self.measure(goal))
+            except TargetError as error:
+                self._log(f"{self._name}: {error}")
+        return points
+
+
+def at_target(points: Sequence[Measured], target: float) -> Figures | None:
+    """Bits per row at an NMSE in each draw, float64 (1 + B,): on the line, in logarithms, through the two points that
+    enclose it on all rows. None where none do."""
+    pair = enclosing([point.nmse for point in points], target)
+    if pair is None:
+        return None
+    a, b = (points[i] for i in pair)
+    return between((a.bits, a.nmses), (b.bits, b.nmses), target)
+
+
+def nearest(points: Sequence[Measured], target: float) -> Measured:
+    """The point whose NMSE is nearest to a target, in logarithms."""
+    return min(points, key=lambda point: abs(math.log(max(point.nmse, 1e-300) / target)))

@@ -1,0 +1,156 @@
+"""What follows from measured curves: who is the MDL-SAE at a target, ties, break-evens, the front, the BD-rate.
+
+Bits at exactly a target lie on the line, in logarithms, between the two measured files that enclose it, one of them
+within half a percent; in each draw of the bootstrap both files' figures, and so the line, are those of the draw. Two
+SAEs tie when the interval of their difference in the same draws holds 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saecodec.bootstrap import interval
+from saecodec.curves import RatePoint, bd_rate, bits_at, crossings, front
+from saecodec.formats.array_source import ITEM_BYTES
+from saecodec.formats.point import Ground
+from saecodec.formats.rate_curve import Measured, at_target, nearest
+from saecodec.formats.two_part import break_even, shortest_by_rows
+
+Figures = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The measured curve of an SAE. decoder_bytes: of its decoder, as it is counted."""
+
+    name: str
+    points: list[Measured]
+    decoder_bytes: int
+
+    def rate_points(self) -> list[RatePoint]:
+        """Bits per row and NMSE on all rows."""
+        return [RatePoint(point.rate, point.nmse) for point in self.points]
+
+
+@dataclass(frozen=True, eq=False)
+class AtTarget:
+    """What curves take at a target, of `n_rows` rows. bits: per row in each draw, float64 (1 + B,), by name, of those
+    that reach it. decoders, tables: bits that any number of rows share, of the decoder and of the nearest file's
+    tables, which `bits` has in it."""
+
+    target: float
+    n_rows: int
+    bits: dict[str, Figures]
+    decoders: dict[str, float]
+    tables: dict[str, float]
+
+    @classmethod
+    def of(cls, curves: Sequence[Curve], target: float, n_rows: int) -> AtTarget:
+        """Of the curves that have files on both sides of the target."""
+        bits, decoders, tables = {}, {}, {}
+        for curve in curves:
+            found = at_target(curve.points, target)
+            if found is not None:
+                bits[curve.name], decoders[curve.name] = found, 8.0 * curve.decoder_bytes
+                tables[curve.name] = 8.0 * nearest(curve.points, target).facts["bytes"]["tables"]
+        return cls(target, n_rows, bits, decoders, tables)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Bits per row on all rows, tables included, without the decoder."""
+        return {name: float(found[0]) for name, found in self.bits.items()}
+
+    @property
+    def _shared(self) -> dict[str, float]:
+        return {name: self.decoders[name] + self.tables[name] for name in self.bits}
+
+    @property
+    def _growing(self) -> dict[str, float]:
+        return {name: rate - self.tables[name] / self.n_rows for name, rate in self.rates.items()}
+
+    def of_curve(self, curve: Curve, ground: Ground, baselines: dict[str, Any] | None) -> dict[str, Any]:
+        """What one curve takes, for programs."""
+        if curve.name not in self.bits:
+            return {"missing": _why(curve, self.target)}
+        rate, decoder = self.rates[curve.name], self.decoders[curve.name]
+        shared, growing = self._shared[curve.name], self._growing[curve.name]
+        raw = 8 * ITEM_BYTES[ground.source.dtype] * ground.source.width
+        out = {
+            "bits_per_row": rate,
+            "interval": interval(self.bits[curve.name][1:]),
+            "sae_bits_per_row": decoder / self.n_rows,
+            "total_bits_per_row": rate + decoder / self.n_rows,
+            "rows_to_break_even_raw": break_even(shared, growing, 0.0, raw),
+        }
+        pca = None if baselines is None else baselines["pca"]
+        if pca is not None:
+            out["rows_to_break_even_pca"] = break_even(shared, growing, 8.0 * pca["model_bytes"], pca["bits_per_row"])
+        return out
+
+    def verdict(self) -> dict[str, Any]:
+        """Who takes the fewest bits, and by how much, for programs."""
+        rates = self.rates
+        order = sorted(rates, key=lambda name: rates[name])
+        pairs = [self._difference(a, b) for a, b in itertools.combinations(order, 2)]
+        totals = {name: rate + self.decoders[name] / self.n_rows for name, rate in rates.items()}
+        return {
+            "mdl": order[0] if order else None,
+            "ties": [pair["b"] for pair in pairs if pair["a"] == order[0] and pair["tie"]],
+            "mdl_with_sae": min(totals, key=lambda name: totals[name]) if totals else None,
+            "shortest_from_rows": shortest_by_rows(self._shared, self._growing),
+            "differences": pairs,
+        }
+
+    def _difference(self, a: str, b: str) -> dict[str, Any]:
+        gap, shared, growing = self.bits[b] - self.bits[a], self._shared, self._growing
+        low, high = interval(gap[1:])
+        return {
+            "a": a,
+            "b": b,
+            "bits": float(gap[0]),
+            "interval": [low, high],
+            "tie": low <= 0 <= high,
+            "rows_to_break_even": break_even(shared[a], growing[a], shared[b], growing[b]),
+        }
+
+
+def _why(curve: Curve, target: float) -> str:
+    nmses = [point.nmse for point in curve.points]
+    if not nmses:
+        return "no file was made"
+    return f"its finest file has NMSE {min(nmses):.4g}" if min(nmses) > target else "its coarsest file has less error"
+
+
+def pareto(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """The files of all curves that no other undercuts in both bits and NMSE, for programs."""
+    every = [(curve.name, point) for curve in curves for point in curve.points]
+    found = front([RatePoint(point.rate, point.nmse) for _, point in every])
+    return [
+        {"sae": name, "step": point.facts["step"], "bits_per_row": point.rate, "nmse": point.nmse}
+        for name, point in (every[i] for i in found)
+    ]
+
+
+def bd_rates(curves: Sequence[Curve]) -> dict[str, Any]:
+    """BD-rates against the first curve, in percent, for programs."""
+    first, *others = curves
+    percent = {curve.name: bd_rate(first.rate_points(), curve.rate_points()) for curve in others}
+    return {"reference": first.name, "percent": percent}
+
+
+def all_crossings(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Where curves change places, for programs. lowest: whether no other curve is below them there."""
+    rated = {curve.name: curve.rate_points() for curve in curves}
+    out = []
+    for a, b in itertools.combinations(rated, 2):
+        for point in crossings(rated[a], rated[b]):
+            others = (bits_at(points, point.nmse) for name, points in rated.items() if name not in (a, b))
+            lowest = all(bits is None or bits >= point.bits for bits in others)
+            out.append({"a": a, "b": b, "nmse": point.nmse, "bits_per_row": point.bits, "lowest": lowest})
+    return out
