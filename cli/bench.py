@@ -77,8 +77,8 @@ def bench(
     """Run this codec and its peers side by side on your rows, and compare bits per row at the same NMSE.
 
     Everything is fitted on calibration rows and measured on others; every size is that of bytes that were decoded
-    again. Between two measured points of a codec, bits at a target are interpolated in logarithms. FAISS, SZ3, zfp and
-    plots need: pip install 'saecodec[bench]'.
+    again. Between two measured points of a codec, bits at a target are interpolated in logarithms. FAISS, SZ3 and zfp
+    need: pip install 'saecodec[bench]'; plots need saecodec[plot].
 
     \b
     Examples:

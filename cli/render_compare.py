@@ -44,6 +44,8 @@ def _target_text(report: dict[str, Any], key: str) -> str:
             ]
         )
     out = [f"at NMSE {key}", columns_text(table, left=(0,))]
+    if not report["residual"] and any("missing" in sae["at"][key] for sae in saes):
+        out.append("SAEs above this NMSE are left out; with --residual, a layer codes what they leave")
     steps = verdict["shortest_from_rows"]
     if steps:
         out.append(

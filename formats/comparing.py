@@ -78,7 +78,8 @@ def compare(
         decoder = decoder_facts(sae, floor)
         maker = CurveMaker(name, with_precision(sae, setting.weights), ground, setting, log, metric)
         points = maker.curve(targets, floor.nmse[setting.weights] or 0.0)
-        curve = Curve(name, points, decoder[setting.weights]["bytes"])
+        bound = floor.nmse[setting.weights] if setting.search == "none" and not setting.residual else None
+        curve = Curve(name, points, decoder[setting.weights]["bytes"], bound)
         curves.append(curve)
         saes.append(
             {

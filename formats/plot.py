@@ -22,7 +22,7 @@ def check_plot_path(path: str | os.PathLike[str]) -> None:
     """OutputError unless a plot can have this name; MissingPieceError without matplotlib."""
     if os.path.splitext(os.fspath(path))[1].lower() not in FORMATS:
         raise OutputError(f"{os.fspath(path)}: a plot is a {' or '.join(FORMATS)} file")
-    import_package("matplotlib")
+    import_package("matplotlib", "plot")
 
 
 def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str]) -> None:
@@ -30,7 +30,7 @@ def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str]
 
     Solid lines are this codec, dashed ones peers. Every mark is a file or byte string that was really decoded.
     """
-    figure = import_package("matplotlib.figure").Figure(figsize=(10.5, 5.6), layout="constrained")
+    figure = import_package("matplotlib.figure", "plot").Figure(figsize=(10.5, 5.6), layout="constrained")
     axes = figure.add_subplot()
     ours = theirs = 0
     for curve in report["curves"]:
@@ -64,7 +64,9 @@ def plot_comparison(report: dict[str, Any], path: str | os.PathLike[str]) -> Non
     Filled marks are on the Pareto front. With a metric, a second panel has it over bits per row.
     """
     metric = report.get("metric")
-    figure = import_package("matplotlib.figure").Figure(figsize=(15.5 if metric else 10.5, 5.6), layout="constrained")
+    figure = import_package("matplotlib.figure", "plot").Figure(
+        figsize=(15.5 if metric else 10.5, 5.6), layout="constrained"
+    )
     axes, *more = figure.subplots(1, 2 if metric else 1, squeeze=False)[0]
     front = {(best["sae"], best["bits_per_row"], best["nmse"]) for best in report.get("pareto") or ()}
     handles = []
@@ -143,7 +145,7 @@ def _reach(point: dict[str, Any], key: str) -> list[list[float]] | None:
 
 def _log_axes(axes: Any, nmse_ticks: Sequence[float] = ()) -> None:
     """Logarithmic axes of NMSE and rate."""
-    ticker = import_package("matplotlib.ticker")
+    ticker = import_package("matplotlib.ticker", "plot")
     axes.set_xscale("log")
     axes.set_yscale("log")
     if nmse_ticks:
@@ -162,7 +164,7 @@ def _log_axes(axes: Any, nmse_ticks: Sequence[float] = ()) -> None:
 
 def _plain_ticks(axis: Any) -> None:
     """Ticks of a logarithmic axis that may span less than an octave."""
-    ticker = import_package("matplotlib.ticker")
+    ticker = import_package("matplotlib.ticker", "plot")
     low, high = sorted(axis.get_view_interval())
     if low > 0 and high < 4 * low:
         axis.set_major_locator(ticker.MaxNLocator(nbins=7))

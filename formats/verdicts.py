@@ -27,11 +27,13 @@ Figures = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The measured curve of an SAE. decoder_bytes: of its decoder, as it is counted."""
+    """The measured curve of an SAE. decoder_bytes: of its decoder, as it is counted. floor: NMSE of the SAE when
+    nothing is quantized, None where it is no bound, since codes are searched or a residual layer goes on top."""
 
     name: str
     points: list[Measured]
     decoder_bytes: int
+    floor: float | None = None
 
     def rate_points(self) -> list[RatePoint]:
         """Bits per row and NMSE on all rows."""
@@ -122,6 +124,8 @@ class AtTarget:
 
 def _why(curve: Curve, target: float) -> str:
     nmses = [point.nmse for point in curve.points]
+    if curve.floor is not None and curve.floor >= target:
+        return f"its floor is NMSE {curve.floor:.4g}"
     if not nmses:
         return "no file was made"
     return f"its finest file has NMSE {min(nmses):.4g}" if min(nmses) > target else "its coarsest file has less error"

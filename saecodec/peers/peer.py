@@ -75,14 +75,17 @@ class PeerFamily:
         return self.fit_rows(checked_rows(calibration, self.name), setting)
 
 
-def import_package(name: str) -> Any:
-    """The package `name`, imported only now; MissingPieceError when it cannot be."""
+def import_package(name: str, extra: str = "bench") -> Any:
+    """The package `name`, imported only now; MissingPieceError, which names the extra that has it, when it cannot
+    be."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # generated bindings trail Python's releases
             return importlib.import_module(name)
     except ImportError as error:
-        raise MissingPieceError(f"the package {name} cannot be imported ({error}): {INSTALL}") from error
+        raise MissingPieceError(
+            f"the package {name} cannot be imported ({error}): pip install 'saecodec[{extra}]'"
+        ) from error
 
 
 def checked_rows(x: NDArray[np.float32], name: str, width: int | None = None) -> NDArray[np.float32]:
