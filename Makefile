@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results checkpoints inputs rd context latents clean
+.PHONY: help demo test lint results checkpoints inputs rd context latents compare paper clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
@@ -18,6 +18,8 @@ help:
 	@echo "make rd           measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
 	@echo "make context      measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
 	@echo "make latents      measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
+	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder)"
+	@echo "make paper        measure (b) to (d) of docs/paper.md again (DATA=folder; an hour), (a): make paper-mnist"
 	@echo "make clean        remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.
@@ -63,6 +65,12 @@ context: $(STAMP)
 
 latents: $(STAMP)
 	$(BIN)/python docs/make_latents.py $(DATA)
+
+paper: $(STAMP)
+	$(BIN)/python docs/make_paper.py $(DATA)
+
+compare: $(STAMP)
+	$(BIN)/python docs/make_compare.py $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,31 +25,27 @@ def _target_text(report: dict[str, Any], key: str) -> str:
     verdict = report["at"][key]
     saes = sorted(report["saes"], key=lambda sae: sae["at"][key].get("bits_per_row", float("inf")))
     against = {pair["b"]: pair for pair in verdict["differences"] if pair["a"] == verdict["mdl"]}
-    table = [["SAE", "bits/row", "95 %", "above the MDL-SAE", "95 %", f"with its decoder, {report['rows']:,} rows"]]
+    head = ["SAE", "bits/row", "95 %", "above the MDL-SAE", "95 %", "with its decoder", "median row's NMSE"]
+    table, missing = [head], []
     for sae in saes:
         at, pair = sae["at"][key], against.get(sae["name"])
         if "missing" in at:
-            table.append([sae["name"], "-", at["missing"], "", "", ""])
+            missing.append(f"{sae['name']} ({at['missing']})")
             continue
         beside = ["MDL-SAE", ""] if pair is None else [f"{pair['bits']:+.1f}", _range(pair["interval"])]
         if pair is not None and pair["tie"]:
             beside[1] += " tie"
-        table.append(
-            [
-                sae["name"],
-                number(at["bits_per_row"], 1),
-                _range(at["interval"]),
-                *beside,
-                number(at["total_bits_per_row"], 1),
-            ]
-        )
-    out = [f"at NMSE {key}", columns_text(table, left=(0,))]
-    if not report["residual"] and any("missing" in sae["at"][key] for sae in saes):
-        out.append("SAEs above this NMSE are left out; with --residual, a layer codes what they leave")
+        rate, total, median = at["bits_per_row"], at["total_bits_per_row"], at["file"]["nmse_median"]
+        figures = [number(rate, 1), _range(at["interval"]), *beside, number(total, 1), number(median, 4)]
+        table.append([sae["name"], *figures])
+    out = [f"at NMSE {key}", columns_text(table, left=(0,))] if len(table) > 1 else [f"at NMSE {key}"]
+    if missing:
+        way_out = "" if report["residual"] else "; with --residual, a layer codes what they leave"
+        out.append(f"not reached by {', '.join(missing)}{way_out}")
     steps = verdict["shortest_from_rows"]
     if steps:
         out.append(
-            "shortest with its decoder counted: "
+            "shortest with its decoder and tables counted: "
             + ", ".join(f"{step['name']} from {step['from_rows']:,.0f} rows on" for step in steps)
         )
     if report["baselines"] and report["baselines"][key]:

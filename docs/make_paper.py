@@ -132,6 +132,7 @@ def _hierarchy(data: Data, name: str) -> dict[str, Any]:
         "pairs": len(pairs.child),
         "pairs_saved": float(pairs.saved.sum()),
         "twins": len(twins.first),
+        "twins_cosine": float(np.median(twins.cosine)) if twins.cosine is not None and len(twins.cosine) else None,
         "forests": found,
     }
 

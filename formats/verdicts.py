@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from saecodec.formats.rate_curve import Measured, at_target, nearest
 from saecodec.formats.two_part import break_even, shortest_by_rows
 
 Figures = NDArray[np.float64]
+_FILE: Final = ("step", "file_bytes", "bits_per_row", "nmse", "nmse_median")
+"""What is told of the measured file that is nearest to a target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,7 @@ class AtTarget:
         out = {
             "bits_per_row": rate,
             "interval": interval(self.bits[curve.name][1:]),
+            "file": {key: nearest(curve.points, self.target).facts[key] for key in _FILE},
             "sae_bits_per_row": decoder / self.n_rows,
             "total_bits_per_row": rate + decoder / self.n_rows,
             "rows_to_break_even_raw": break_even(shared, growing, 0.0, raw),

@@ -132,6 +132,31 @@ def test_information_is_that_of_the_definition(seed: int) -> None:
     np.testing.assert_allclose(bits, expected, atol=1e-12)
 
 
+def test_blocks_of_many_latents_join_up() -> None:
+    """Of 1100 latents, which do not go into one block; the last are children of the first."""
+    fires = np.random.default_rng(0).random((2000, 1100)) < 0.1
+    fires[:, -100:] &= fires[:, :100]
+    pairs = counted(fires, 1)
+    found = list(pairs.blocks())
+    assert [start for start, _, _ in found] == [0, 953]
+    np.testing.assert_array_equal(np.concatenate([both for _, both, _ in found]), pairs.both())
+    counts = pairs.counts
+    bits = mutual_information(pairs.both().astype(float), counts[:, None], counts, 2000)
+    np.testing.assert_array_equal(np.concatenate([bits for _, _, bits in found]), bits)
+    children = parent_child(pairs, min_rows=8)
+    assert {(c, p) for c, p in zip(children.child, children.parent, strict=True) if c >= 1000} == {
+        (c, c - 1000) for c in range(1000, 1100) if 8 <= counts[c] < counts[c - 1000]
+    }
+    best, _ = strongest(pairs, 1)
+    frequent = np.flatnonzero(counts >= 8)
+    frequent = frequent[frequent >= 1000]
+    np.testing.assert_array_equal(best[frequent, 0], frequent - 1000)
+    twins = fires.copy()
+    twins[:, 1050:] = twins[:, :50]
+    same = near_duplicates(counted(twins, 1), 0.9)
+    assert set(zip(same.first, same.second, strict=True)) == {(i, 1050 + i) for i in range(50)}
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("limit,min_rows", [(0.3, 20), (0.8, 1)])
 def test_near_duplicates_are_all_pairs_above_the_limit(seed: int, limit: float, min_rows: int) -> None:

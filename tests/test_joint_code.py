@@ -89,6 +89,20 @@ def test_a_parent_that_shares_bits_but_saves_none_is_not_taken() -> None:
     assert coded_forest(pairs, chunked(codes)).tolist() == [-1, -1]
 
 
+def test_a_parent_that_saves_less_than_its_name_costs_is_not_taken() -> None:
+    """All of 30 latents follow from others a little: more than their names cost in shared bits, hardly in gaps."""
+    taken = 0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        fires = rng.random((4000, F)) < 0.06
+        fires[:, 30:] |= fires[:, :30] & (rng.random((4000, 30)) < 0.15)
+        codes = Codes.from_dense(fires * rng.geometric(0.6, fires.shape))
+        pairs = pairs_of(codes)
+        assert (best_forest(pairs, np.log2(F) + 8) >= 0).sum() == 30
+        taken += int((coded_forest(pairs, chunked(codes)) >= 0).sum())
+    assert taken < 18
+
+
 @pytest.mark.parametrize("n_rows", [0, 1, 30])
 def test_few_rows_and_no_nonzeros_are_coded(n_rows: int) -> None:
     codes = codes_of(True, n_rows=n_rows)
