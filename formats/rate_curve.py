@@ -177,7 +177,8 @@ def at_target(points: Sequence[Measured], target: float) -> Figures | None:
     if pair is None:
         return None
     a, b = (points[i] for i in pair)
-    return between((a.bits, a.nmses), (b.bits, b.nmses), target)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack variance, or error
+        return between((a.bits, a.nmses), (b.bits, b.nmses), target)
 
 
 def nearest(points: Sequence[Measured], target: float) -> Measured:
