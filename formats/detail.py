@@ -26,7 +26,7 @@ Figures = NDArray[np.float64]
 
 
 class DetailCollector:
-    """Collects what the tables are made of, chunk by chunk; `close` it, or use it as a context."""
+    """Collects what the tables are made of, chunk by chunk; a context, which holds a temporary file."""
 
     def __init__(self, codec: Codec, ground: Ground, groups: Groups | None = None) -> None:
         self._codec, self._ground = codec, ground
@@ -147,7 +147,12 @@ def _worst_rows(point: Point, ground: Ground) -> dict[str, list[Any]]:
 
 
 def _histogram(values: Figures, unit: str) -> dict[str, Any]:
-    counts, edges = np.histogram(values, _BINS) if len(values) else (np.zeros(0, int), np.zeros(1))
+    if not len(values):
+        return {"edges": [0.0], "counts": [], "unit": unit}
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 1e-9 * abs(high):  # too little for bins of their own
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(values, _BINS, (low, high))
     return {"edges": _digits(edges.tolist()), "counts": counts.tolist(), "unit": unit}
 
 
