@@ -54,8 +54,8 @@ class Selection:
     mask: str | None = None
 
     def apply(self, source: ArraySource, ids: NDArray[np.integer[Any]] | None) -> Selected:
-        """The rows that stay; InputError when none does, first rows are to go and there are no sequences, or `ids` is not
-        one integer a row."""
+        """The rows that stay; InputError when none does, first rows are to go and there are no sequences, or `ids` is
+        not one integer a row."""
         if ids is not None:
             check_ids(np.asarray(ids), source.n_rows)
         places = None if ids is None else positions(np.asarray(ids))
