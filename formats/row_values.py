@@ -20,7 +20,8 @@ def load_row_values(path: str | os.PathLike[str], n_rows: int, kinds: str, expec
     """
     name = os.fspath(path)
     try:
-        values = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:  # numpy leaves one that it opened open when it fails
+            values = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{name}: cannot be read as a .npy file; expected {expected} of {n_rows} rows ({error})"
