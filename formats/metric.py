@@ -88,6 +88,8 @@ class Watch:
 
 def _module(place: str) -> ModuleType:
     if not place.endswith(".py"):
+        if place.startswith("."):
+            raise ImportError("the name is relative")
         sys.path.insert(0, os.getcwd())  # as python -m has it
         try:
             return importlib.import_module(place)
