@@ -114,7 +114,7 @@ def _latents(point: Point, removal: Figures, variance: float, n_rows: int) -> di
     used = np.flatnonzero(bits > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(rise > 0, bits / rise, np.inf)
-    cheap = used[np.argsort(-ratio[used], kind="stable")][:_CHEAPEST]
+    cheap = used[np.lexsort((-bits[used], -ratio[used]))][:_CHEAPEST]  # of those that do harm, the dearest
     rest = np.setdiff1d(used, cheap)
     shown = np.concatenate([cheap, rest[np.argsort(-bits[rest], kind="stable")][: SHOWN - len(cheap)]])
     shown = shown[np.argsort(-bits[shown], kind="stable")]
