@@ -96,7 +96,7 @@ def compare(
       saecodec compare acts.npy sae_a sae_b --residual --nmse 0.05 --csv curves.csv --plot rd.svg
       saecodec compare acts.npy sae_a sae_b --skip-first 1 --metric mymodel:loss --json
     """
-    from saecodec.cli.options import load_ids, sae_of
+    from saecodec.cli.options import sae_of
     from saecodec.cli.render_compare import compare_text
     from saecodec.formats.arrays import open_array
     from saecodec.formats.comparing import Candidate
@@ -113,13 +113,13 @@ def compare(
         source,
         candidates,
         targets,
-        seq=load_ids(seq, source.shape),
+        seq=seq,
         setting=Setting(search, residual, weights, chunk_rows),
         selection=Selection(skip_first, rows_mask),
         group=group,
         metric=Metric.load(metric) if metric else None,
         baselines=baselines,
-        detail=report is not None,
+        detail=report is not None or group is not None,
         log=lambda line: click.echo(line, err=True),
     )
     if table:

@@ -49,6 +49,18 @@ def columns_text(rows: list[list[str]], left: tuple[int, ...]) -> str:
     )
 
 
+def groups_text(detail: dict[str, Any] | None, head: str = "groups of rows") -> list[str]:
+    """A line for each group of rows, where there are groups."""
+    if detail is None or detail["groups"] is None:
+        return []
+    columns = detail["groups"]["columns"]
+    table = [["group", "rows", "bits/row", "NMSE", "share of bits", "latents that it is about"]]
+    for group, rows, bits, nmse, share, latents in zip(*columns.values(), strict=True):
+        table.append([group, f"{rows:,}", number(bits, 1), number(nmse, 4), f"{100 * share:.1f} %", latents])
+    lines = columns_text(table, left=(0, 5)).split("\n")
+    return [head, "\n".join("  " + line for line in lines)]
+
+
 def target_text(target: Target, reached: float | None) -> str:
     """What was asked for and reached."""
     assert reached is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saecodec.cli.render import columns_text, count, number, size
+from saecodec.cli.render import columns_text, count, groups_text, number, size
 
 
 def compare_text(report: dict[str, Any]) -> str:
@@ -18,6 +18,9 @@ def compare_text(report: dict[str, Any]) -> str:
     if kept["rows_in_input"] != report["rows"]:
         head += f"\n{kept['rows_in_input'] - report['rows']:,} rows of {kept['rows_in_input']:,} are left out"
     lines = [head, *(_target_text(report, key) for key in report["at"]), _curves_text(report)]
+    for sae in report["saes"]:
+        told_of = f"groups of rows, {sae['name']} at NMSE {report['targets'][0]:g}"
+        lines += ["\n".join(part) for part in [groups_text(sae["detail"], told_of)] if part]
     return "\n\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from saecodec.cli.render import columns_text, number, pairs, size
+from saecodec.cli.render import columns_text, groups_text, number, pairs, size
 
 PARTS: Final = {
     "support": "support: which latents fire",
@@ -49,7 +49,13 @@ def measure_text(report: dict[str, Any], name: str) -> str:
     ]
     if report["metric"] is not None:
         metric = report["metric"]
-        distortion.append((metric["name"], f"{metric['metric']:.6g}" + _between(metric["metric_interval"], 4)))
+        distortion.append(
+            (
+                metric["name"],
+                ("-" if metric["metric"] is None else f"{metric['metric']:.6g}")
+                + _between(metric["metric_interval"], 4),
+            )
+        )
     missing = [("codec file", size(outside["codec_bytes"]))] if outside["codec_bytes"] else []
     missing += [(f"SAE {report['sae']['name']} (float32)", size(outside["sae_bytes"]))] if outside["sae_bytes"] else []
     seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in report["seconds"].items())
@@ -72,7 +78,7 @@ def measure_text(report: dict[str, Any], name: str) -> str:
             "estimates and other codes (bits per row; arXiv 2410.11179), and the file as a share of them",
             pairs(_estimates(report)),
             *context,
-            *_groups_text(report["detail"]),
+            *groups_text(report["detail"]),
             f"time: {seconds}",
         ]
     )
@@ -182,15 +188,3 @@ def _estimates(report: dict[str, Any]) -> list[tuple[str, str]]:
     mdl = found["saebench"]["chosen"]
     lines.append((f"SAEBench mdl, decodes to NMSE {number(mdl['nmse'], 3)}", beside(mdl["mdl_bits"])))
     return lines
-
-
-def _groups_text(detail: dict[str, Any] | None) -> list[str]:
-    """A line for each group of rows."""
-    if detail is None or detail["groups"] is None:
-        return []
-    columns = detail["groups"]["columns"]
-    table = [["group", "rows", "bits/row", "NMSE", "share of bits", "latents that it is about"]]
-    for group, rows, bits, nmse, share, latents in zip(*columns.values(), strict=True):
-        table.append([group, f"{rows:,}", number(bits, 1), number(nmse, 4), f"{100 * share:.1f} %", latents])
-    lines = columns_text(table, left=(0, 5)).split("\n")
-    return ["groups of rows", "\n".join("  " + line for line in lines)]

@@ -25,6 +25,7 @@ from saecodec.formats.metric import Metric
 from saecodec.formats.point import Ground
 from saecodec.formats.rate_curve import CurveMaker, Log, Setting, nearest
 from saecodec.formats.selection import Selection
+from saecodec.formats.sequence_ids import load_sequence_ids
 from saecodec.formats.two_part import decoder_facts, floor_of
 from saecodec.formats.verdicts import AtTarget, Curve, all_crossings, bd_rates, pareto
 from saecodec.sae import SAE
@@ -44,7 +45,7 @@ def compare(
     candidates: Sequence[Candidate],
     targets: Sequence[float],
     *,
-    seq: NDArray[np.integer[Any]] | None = None,
+    seq: NDArray[np.integer[Any]] | str | None = None,
     setting: Setting | None = None,
     selection: Selection | None = None,
     group: str | None = None,
@@ -55,13 +56,16 @@ def compare(
 ) -> dict[str, Any]:
     """Measure a curve for each SAE on the rows of an array, and compare them at NMSE targets; for programs.
 
-    seq: sequence ids, (T,), by default those of the array's shape: sequences are resampled whole.
+    targets: in (0, 1), told apart by six digits. seq: sequence ids, (T,), or the path of a file of them, by default
+    those of the array's shape: sequences are resampled whole.
     selection: rows to leave out. group: path of labels of rows, see `Groups.load`. metric: another distortion.
     baselines: what other codes need. detail: tables of where the bits go, of each SAE's file nearest to the first
-    target. InputError when rows do not vary, or are not those of an SAE.
+    target. InputError when rows are not finite, do not vary, or are not those of an SAE.
     """
     setting, selection = setting or Setting(), selection or Selection()
-    targets = sorted(set(targets))
+    targets = sorted({float(f"{target:g}") for target in targets})
+    if not targets or not all(0 < target < 1 for target in targets):
+        raise InputError(f"SAEs are compared at NMSE values between 0 and 1, got {targets or 'none'}")
     ground: Ground | None = None
     groups: Groups | None = None
     curves: list[Curve] = []
@@ -140,7 +144,9 @@ def named(candidates: Sequence[Candidate]) -> list[tuple[str, Candidate]]:
     return out
 
 
-def _ground(rows: ArraySource, seq: NDArray[np.integer[Any]] | None, selection: Selection) -> Ground:
+def _ground(rows: ArraySource, seq: NDArray[np.integer[Any]] | str | None, selection: Selection) -> Ground:
+    if isinstance(seq, str):
+        seq = load_sequence_ids(seq, rows.shape[:-1])
     ids = seq if seq is not None else ids_of_shape(rows.shape)
     kept = selection.apply(rows, ids)
     ground = Ground(kept.source, kept.ids, numbers=kept.rows, positions=kept.positions)

@@ -26,7 +26,7 @@ Figures = NDArray[np.float64]
 
 
 class DetailCollector:
-    """Collects what the tables are made of, chunk by chunk; `close` it, or use it as a context."""
+    """Collects what the tables are made of, chunk by chunk; a context, which holds a temporary file."""
 
     def __init__(self, codec: Codec, ground: Ground, groups: Groups | None = None) -> None:
         self._codec, self._ground = codec, ground
@@ -114,7 +114,7 @@ def _latents(point: Point, removal: Figures, variance: float, n_rows: int) -> di
     used = np.flatnonzero(bits > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(rise > 0, bits / rise, np.inf)
-    cheap = used[np.argsort(-ratio[used], kind="stable")][:_CHEAPEST]
+    cheap = used[np.lexsort((-bits[used], -ratio[used]))][:_CHEAPEST]  # of those that do harm, the dearest
     rest = np.setdiff1d(used, cheap)
     shown = np.concatenate([cheap, rest[np.argsort(-bits[rest], kind="stable")][: SHOWN - len(cheap)]])
     shown = shown[np.argsort(-bits[shown], kind="stable")]
@@ -147,7 +147,12 @@ def _worst_rows(point: Point, ground: Ground) -> dict[str, list[Any]]:
 
 
 def _histogram(values: Figures, unit: str) -> dict[str, Any]:
-    counts, edges = np.histogram(values, _BINS) if len(values) else (np.zeros(0, int), np.zeros(1))
+    if not len(values):
+        return {"edges": [0.0], "counts": [], "unit": unit}
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 1e-9 * abs(high):  # too little for bins of their own
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(values, _BINS, (low, high))
     return {"edges": _digits(edges.tolist()), "counts": counts.tolist(), "unit": unit}
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from saecodec.errors import InputError
 from saecodec.formats.point import Ground, Point
 from saecodec.formats.read_back import Decoded
+from saecodec.formats.row_values import load_row_values
 
 MAX_GROUPS: Final = 256
 _LATENTS: Final = 5  # named for each group
@@ -30,15 +31,10 @@ class Groups:
     @classmethod
     def load(cls, path: str | os.PathLike[str], n_rows: int, rows: NDArray[np.int64]) -> Groups:
         """The labels of `rows`, from a `.npy` file of integers or strings, one for each of `n_rows` rows."""
-        name = os.fspath(path)
-        try:
-            labels = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{name}: cannot be read as a .npy file of labels ({error})") from error
-        if not isinstance(labels, np.ndarray) or labels.size != n_rows or labels.dtype.kind not in "iubUS":
-            found = f"{labels.dtype} of shape {labels.shape}" if isinstance(labels, np.ndarray) else "several arrays"
-            raise InputError(f"{name}: holds {found}; expected a label, integer or string, for each of {n_rows} rows")
-        return cls(labels.reshape(-1)[rows], name)
+        labels = load_row_values(path, n_rows, "iubUS", "a label, integer or string, for each")
+        if labels.dtype.kind == "S":
+            labels = np.char.decode(labels, "utf-8", "replace")
+        return cls(labels[rows], os.fspath(path))
 
 
 class GroupTable:

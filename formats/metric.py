@@ -66,9 +66,16 @@ class Watch:
         self._x_hat.append(chunk.x_hat)
 
     def facts(self) -> dict[str, Any]:
-        """The metric of all rows, its interval where it is one number a row. InputError when it is neither."""
+        """The metric of all rows, its interval where it is one number a row; None without rows. InputError when it is
+        neither one number nor one a row."""
         n_rows = len(self._ground.spread)
-        found = np.asarray(self._metric.function(np.concatenate(self._x), np.concatenate(self._x_hat)), np.float64)
+        if not n_rows:
+            return {"metric": None, "metric_interval": None}
+        given = self._metric.function(np.concatenate(self._x), np.concatenate(self._x_hat))
+        try:
+            found = np.asarray(given, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"metric {self._metric.name!r}: gave a {type(given).__name__}, not numbers") from error
         if found.shape not in ((), (n_rows,)) or not np.isfinite(found).all():
             raise InputError(
                 f"metric {self._metric.name!r}: gave an array of shape {found.shape}, or values that are not finite; "
@@ -81,6 +88,8 @@ class Watch:
 
 def _module(place: str) -> ModuleType:
     if not place.endswith(".py"):
+        if place.startswith("."):
+            raise ImportError("the name is relative")
         sys.path.insert(0, os.getcwd())  # as python -m has it
         try:
             return importlib.import_module(place)
@@ -90,5 +99,6 @@ def _module(place: str) -> ModuleType:
     if spec is None or spec.loader is None or not os.path.exists(place):
         raise ImportError(f"no such file: {place}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module

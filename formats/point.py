@@ -68,9 +68,9 @@ class Ground:
 
     def nmses(self, squared_error: Figures) -> Figures:
         """The NMSE of squared errors of rows (T,), in each draw: float64 (1 + B,). A draw's variance is about the mean
-        of all rows."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(self.draws @ self.blocks.sums(squared_error) / self._spreads)
+        of all rows. NaN in a draw of rows that are all at that mean."""
+        spreads = np.where(self._spreads > 0, self._spreads, np.nan)
+        return np.asarray(self.draws @ self.blocks.sums(squared_error) / spreads)
 
     def told(self) -> dict[str, Any]:
         """How intervals were made."""

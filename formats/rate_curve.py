@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -160,6 +160,13 @@ class CurveMaker:
     def _aimed(self, targets: Sequence[float]) -> list[Measured]:
         aims = {target * beside for target in targets for beside in _BESIDE}
         aims |= {min(targets) / _BEYOND, max(targets) * _BEYOND}
+        points = self._aimed_at(aims)
+        # A target below which another is out of reach, or that few rows miss, may have files on one side only.
+        bare = [target for target in targets if enclosing([point.nmse for point in points], target) is None]
+        beyond = {aim for target in bare for aim in (target / _BEYOND, target * _BEYOND)} - aims
+        return points + self._aimed_at(beyond)
+
+    def _aimed_at(self, aims: Iterable[float]) -> list[Measured]:
         points = []
         for aim in sorted(aims, reverse=True):
             try:
@@ -177,7 +184,8 @@ def at_target(points: Sequence[Measured], target: float) -> Figures | None:
     if pair is None:
         return None
     a, b = (points[i] for i in pair)
-    return between((a.bits, a.nmses), (b.bits, b.nmses), target)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack variance, or error
+        return between((a.bits, a.nmses), (b.bits, b.nmses), target)
 
 
 def nearest(points: Sequence[Measured], target: float) -> Measured:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.attribution import Attribution
-from saecodec.distortion import Distortion
+from saecodec.distortion import ROUNDING, Distortion
+from saecodec.errors import InputError
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.saec import SaecFile
 from saecodec.layers import Layers
@@ -60,16 +61,26 @@ def read_back(file: SaecFile, source: ArraySource, attribution: Attribution) -> 
 
 
 def spread_of(source: ArraySource, batch_rows: int = 4096) -> Figures:
-    """|x - mean|^2 of each row, float64 (T,), mean over all rows: what the NMSE's denominator is the sum of."""
-    total = np.zeros(source.width)
+    """|x - mean|^2 of each row, float64 (T,), mean over all rows: what the NMSE's denominator is the sum of.
+
+    Zeros where that is the rounding of rows that are all alike, as `Distortion.variance` has it. InputError names the
+    first row that holds NaN or infinity.
+    """
+    total, energy, first = np.zeros(source.width), 0.0, 0
     for x in source.batches(batch_rows):
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        if len(bad):
+            raise InputError(f"{source.path}: row {first + bad[0]} holds NaN or infinity: it has no squared error")
         total += x.sum(0, dtype=np.float64)
+        energy += float(np.einsum("td,td->", x, x, dtype=np.float64))
+        first += len(x)
     mean = total / max(source.n_rows, 1)
     parts = [np.zeros(0)]
     for x in source.batches(batch_rows):
         centred = x - mean
         parts.append(np.einsum("td,td->t", centred, centred))
-    return np.concatenate(parts)
+    spread = np.concatenate(parts)
+    return spread if spread.sum() > ROUNDING * energy else np.zeros(len(spread))
 
 
 @dataclass(frozen=True, eq=False)

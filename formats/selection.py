@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,26 +12,17 @@ from numpy.typing import NDArray
 
 from saecodec.errors import InputError
 from saecodec.formats.array_source import ArraySource, FloatRows
-from saecodec.sequences import positions
+from saecodec.formats.row_values import load_row_values
+from saecodec.sequences import check_ids, positions
 
 
 class SelectedRows(ArraySource):
     """Rows of an array, in order. rows: which, int64 (n,), ascending."""
 
     def __init__(self, source: ArraySource, rows: NDArray[np.int64]) -> None:
-        super().__init__(source.path, (len(rows), *source.row_shape), source.dtype)
+        super().__init__(source.path, (len(rows), source.width), source.dtype)
         self._source, self._rows = source, rows
         self.files, self.row_shape = source.files, source.row_shape
-
-    @property
-    def n_rows(self) -> int:
-        """How many were selected."""
-        return len(self._rows)
-
-    @property
-    def width(self) -> int:
-        """d."""
-        return self._source.width
 
     def _read(self, spans: Iterator[tuple[int, int]]) -> Iterator[FloatRows]:
         # The source's spans follow each other too: each ends behind the last row that is wanted of it.
@@ -64,11 +54,14 @@ class Selection:
     mask: str | None = None
 
     def apply(self, source: ArraySource, ids: NDArray[np.integer[Any]] | None) -> Selected:
-        """The rows that stay; InputError when none does, or first rows are to go and there are no sequences."""
+        """The rows that stay; InputError when none does, first rows are to go and there are no sequences, or `ids` is
+        not one integer a row."""
+        if ids is not None:
+            check_ids(np.asarray(ids), source.n_rows)
         places = None if ids is None else positions(np.asarray(ids))
         if not self.skip_first and self.mask is None:
             return Selected(source, ids, np.arange(source.n_rows), places)
-        keep = np.ones(source.n_rows, np.bool_) if self.mask is None else _mask(self.mask, source)
+        keep = self._kept(source)
         if self.skip_first:
             if places is None:
                 raise InputError(
@@ -82,17 +75,12 @@ class Selection:
         kept = None if ids is None else np.asarray(ids)[rows]
         return Selected(SelectedRows(source, rows), kept, rows, None if places is None else places[rows])
 
+    def _kept(self, source: ArraySource) -> NDArray[np.bool_]:
+        if self.mask is None:
+            return np.ones(source.n_rows, np.bool_)
+        expected = "bool, True to keep a row, for each"
+        return np.array(load_row_values(self.mask, source.n_rows, "b", expected), np.bool_)
+
     def told(self, n_rows: int) -> dict[str, Any]:
         """What was left out of an array of so many rows."""
         return {"rows_in_input": n_rows, "skip_first": self.skip_first, "rows_mask": self.mask}
-
-
-def _mask(path: str, source: ArraySource) -> NDArray[np.bool_]:
-    try:
-        mask = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{os.fspath(path)}: cannot be read as a .npy file of bool ({error})") from error
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.size != source.n_rows:
-        found = f"{mask.dtype} of shape {mask.shape}" if isinstance(mask, np.ndarray) else "several arrays"
-        raise InputError(f"{path}: holds {found}; expected bool, one for each of {source.n_rows} rows, True to keep it")
-    return np.array(mask.reshape(-1), np.bool_)

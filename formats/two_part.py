@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from saecodec.codec import DEFAULT_CHUNK_ROWS
 from saecodec.decoder_precision import PRECISIONS, with_precision
 from saecodec.distortion import Distortion
+from saecodec.errors import named
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.weights import pack_weights
 from saecodec.frames import HEAD_BYTES
@@ -48,7 +49,7 @@ class FloorMeter:
     def add(self, x: NDArray[np.float32], first_row: int) -> None:
         """Add the rows from `first_row` on."""
         started = time.perf_counter()
-        features = self._sae.features(x, side=side_at(self._scales, first_row, len(x)))
+        features = self._sae.features(x, first_row, side_at(self._scales, first_row, len(x)))
         for precision, decoder in self._decoders.items():
             self._distortion[precision].add(x, decoder.rows(features).cpu().numpy())
             if decoder is self._sae:
@@ -64,11 +65,12 @@ class FloorMeter:
 
 def floor_of(sae: SAE, source: ArraySource, ids: NDArray[np.integer[Any]] | None) -> Floor:
     """The floor of an SAE on the rows of an array, whose sequence ids are `ids`, (T,), or None."""
-    scales, first = scales_of(sae, source.batches(DEFAULT_CHUNK_ROWS), ids), 0
-    meter = FloorMeter(sae, scales)
-    for x in source.batches(DEFAULT_CHUNK_ROWS):
-        meter.add(x, first)
-        first += len(x)
+    with named(source.path):
+        scales, first = scales_of(sae, source.batches(DEFAULT_CHUNK_ROWS), ids), 0
+        meter = FloorMeter(sae, scales)
+        for x in source.batches(DEFAULT_CHUNK_ROWS):
+            meter.add(x, first)
+            first += len(x)
     return meter.floor()
 
 

@@ -73,6 +73,7 @@ class Blocks:
 
 
 def interval(values: Sums, level: float = LEVEL) -> list[float]:
-    """The middle `level` of resampled figures, (B,): its lower and upper end."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    """The middle `level` of resampled figures, (B,): its lower and upper end. Resamples in which a figure is not
+    defined, NaN or infinite, are left out."""
+    low, high = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]

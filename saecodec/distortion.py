@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDING: Final = 1e-12  # of the energy
+ROUNDING: Final = 1e-12
+"""Of the energy: rows whose variance is below this share of it are all alike."""
 
 
 class Distortion:
@@ -59,7 +60,7 @@ class Distortion:
     def variance(self) -> float:
         """sum |x - mean(x)|^2; 0 where that is the rounding of rows that are all alike."""
         found = self._square - float(self._sum @ self._sum) / max(self.n_rows, 1)
-        return found if found > _ROUNDING * self.energy else 0.0
+        return found if found > ROUNDING * self.energy else 0.0
 
     @property
     def nmse(self) -> float | None:

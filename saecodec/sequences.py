@@ -83,7 +83,7 @@ class Chunking:
             full, rest = divmod(n_rows, chunk_rows)
             return cls(chunk_rows, (chunk_rows,) * full + ((rest,) if rest else ()))
         ids = np.asarray(ids)
-        _check_ids(ids, n_rows)
+        check_ids(ids, n_rows)
         sizes, start = [], 0
         while n_rows - start > chunk_rows:
             half = start + (chunk_rows + 1) // 2
@@ -118,7 +118,8 @@ class Chunking:
             first += codes.n_rows
 
 
-def _check_ids(ids: NDArray[Any], n_rows: int) -> None:
+def check_ids(ids: NDArray[Any], n_rows: int) -> None:
+    """InputError unless `ids` is one integer a row, of a magnitude that a column can hold."""
     if ids.shape != (n_rows,) or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"sequence ids are one integer a row: expected shape ({n_rows},), got {ids.dtype} {ids.shape}")
     if n_rows and max(-int(ids.min()), int(ids.max())) >= MAX_COLUMN:
