@@ -35,6 +35,7 @@ from saecodec.cli.options import (
 @embed_option
 @weights_option
 @analysis_options
+@click.option("--arrays", metavar="FILE.npz", help="Figures of every row and every latent to write (numpy).")
 @key_option
 @device_option
 @force_option
@@ -60,6 +61,7 @@ def measure(
     metric: str | None,
     baselines: bool,
     report: str | None,
+    arrays: str | None,
     key: str | None,
     device: str,
     force: bool,
@@ -94,7 +96,8 @@ def measure(
         refuse_options(
             {"-s": sae, "-c": codec, "--nmse": nmse, "--bits": bits, "--search": search, "--residual": residual}
             | {"--seq": seq, "--embed": None if embed == "tables" else embed}
-            | {"--weights": None if weights == "float32" else weights, "--report": report, "--metric": metric}
+            | {"--weights": None if weights == "float32" else weights, "--report": report, "--arrays": arrays}
+            | {"--metric": metric}
             | {"--skip-first": skip_first, "--rows-mask": rows_mask, "--group": group},
             "feature activations are coded without an SAE, at a step, with the tables in the file",
         )
@@ -102,6 +105,10 @@ def measure(
         return
     refuse_options({"--n-latents": n_latents}, "is for --latents")
     wanted = goal(nmse, bits, step, search, residual)
+    if arrays:
+        from saecodec.formats.atomic import check_output_path
+
+        check_output_path(arrays, force=force)
     if report:
         from saecodec.formats.page import check_page_path
 
@@ -122,7 +129,7 @@ def measure(
             embed=embed,
             weights=weights,
             selection=Selection(skip_first, rows_mask),
-            extras=Extras(group, Metric.load(metric) if metric else None, baselines, report is not None),
+            extras=Extras(group, Metric.load(metric) if metric else None, baselines, report is not None, arrays, force),
             progress=progress,
         )
     if report:

@@ -69,6 +69,24 @@ class DetailCollector:
             "pairs": self._pairs(point),
         }
 
+    def arrays(self, point: Point) -> dict[str, NDArray[Any]]:
+        """Figures of every row, (T,), and every latent, (F,), of a file that was read back.
+
+        row: its number in the input. row_bits: of its chunk; what the file holds once is not in it. row_squared_error,
+        row_spread: |x - x_hat|^2, |x - mean|^2. latent_nonzeros, latent_support_bits, latent_level_bits: totals.
+        latent_removal_error: how much the squared error would rise without the latent.
+        """
+        return {
+            "row": self._ground.numbers,
+            "row_bits": point.rows.bits,
+            "row_squared_error": point.rows.squared_error,
+            "row_spread": self._ground.spread,
+            "latent_nonzeros": point.attribution.nnz,
+            "latent_support_bits": point.attribution.support,
+            "latent_level_bits": point.attribution.levels,
+            "latent_removal_error": self._removal,
+        }
+
     def _pairs(self, point: Point) -> dict[str, Any]:
         assert self._codec.sae is not None
         co = CoOccurrence.most_frequent(point.attribution.nnz)

@@ -8,11 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 import saecodec
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.decoder_precision import FLOAT32
 from saecodec.distortion import Distortion
 from saecodec.formats.array_source import ITEM_BYTES, ArraySource, rows_for
+from saecodec.formats.atomic import atomic_output
 from saecodec.formats.baseline_report import baselines_at, saebench_facts, sample_rows
 from saecodec.formats.context_report import ContextComparison
 from saecodec.formats.detail import DetailCollector
@@ -36,12 +39,15 @@ from saecodec.side import scales_of
 @dataclass(frozen=True)
 class Extras:
     """What a measure tells beside the file. group: path of labels of rows, see `Groups.load`. metric: another
-    distortion. baselines: what other codes need at the same NMSE. detail: tables of where the bits go."""
+    distortion. baselines: what other codes need at the same NMSE. detail: tables of where the bits go. arrays: file to
+    write with the figures of every row and latent, see `DetailCollector.arrays`; force: overwrite it."""
 
     group: str | None = None
     metric: Metric | None = None
     baselines: bool = False
     detail: bool = False
+    arrays: str | None = None
+    force: bool = False
 
 
 def measure_array(
@@ -130,13 +136,16 @@ def _report(
     watch = None if extras.metric is None else extras.metric.watch(ground)
     with ExitStack() as stack:
         detail = None
-        if (extras.detail or groups is not None) and file.n_rows:
+        if (extras.detail or groups is not None or extras.arrays is not None) and file.n_rows:
             detail = stack.enter_context(DetailCollector(decoder, ground, groups))
             observers.append(detail.add)
         if watch is not None:
             observers.append(watch.add)
         point = read_point(file, ground, observers)
         tables = None if detail is None else detail.facts(point)
+        if extras.arrays is not None:
+            with atomic_output(extras.arrays, force=extras.force) as out:
+                np.savez(out, **({} if detail is None else detail.arrays(point)))
     rows, target, statistics = file.n_rows, encoded.goal.target, point.statistics
 
     def per_row(n_bits: float) -> float | None:

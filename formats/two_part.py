@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from saecodec.formats.weights import pack_weights
 from saecodec.frames import HEAD_BYTES
 from saecodec.sae import SAE
 from saecodec.side import scales_of, side_at
+
+ROW_COUNTS: Final = tuple(10**k for k in range(3, 10))
+"""Numbers of rows that totals are told for."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def two_part(
                 "sae_bytes": n,
                 "sae_bits_per_row": per_row(n),
                 "total_bits_per_row": per_row(data + prior + n),
+                "total_by_rows": total_by_rows(8.0 * (prior + n), 8 * data / n_rows) if n_rows else None,
                 "rows_to_break_even_raw": even(n, 0.0, raw_bits),
                 "rows_to_break_even_pca": None
                 if pca is None
@@ -125,6 +129,12 @@ def two_part(
             for precision, n in decoders.items()
         },
     }
+
+
+def total_by_rows(shared: float, growing: float) -> dict[str, list[float]]:
+    """Bits per row of a code against the number of rows that share what is paid once. shared: bits of that. growing:
+    bits of each row."""
+    return {"rows": list(ROW_COUNTS), "bits_per_row": [growing + shared / n for n in ROW_COUNTS]}
 
 
 def break_even(weight: float, rate: float, other_weight: float, other_rate: float) -> float | None:

@@ -20,7 +20,7 @@ from saecodec.curves import RatePoint, bd_rate, bits_at, crossings, front
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.formats.point import Ground
 from saecodec.formats.rate_curve import Measured, at_target, nearest
-from saecodec.formats.two_part import break_even, shortest_by_rows
+from saecodec.formats.two_part import break_even, shortest_by_rows, total_by_rows
 
 Figures = NDArray[np.float64]
 _FILE: Final = ("step", "file_bytes", "bits_per_row", "nmse", "nmse_median")
@@ -91,6 +91,7 @@ class AtTarget:
             "file": {key: nearest(curve.points, self.target).facts[key] for key in _FILE},
             "sae_bits_per_row": decoder / self.n_rows,
             "total_bits_per_row": rate + decoder / self.n_rows,
+            "total_by_rows": total_by_rows(shared, growing),
             "rows_to_break_even_raw": break_even(shared, growing, 0.0, raw),
         }
         pca = None if baselines is None else baselines["pca"]

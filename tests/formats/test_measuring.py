@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pytest
 
 from saecodec.codec import Codec
-from saecodec.errors import InputError
+from saecodec.errors import InputError, OutputError
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.encoding import encode_array
-from saecodec.formats.measuring import measure_array
+from saecodec.formats.measuring import Extras, measure_array
 from saecodec.goal import Goal
 from saecodec.sae import SAE
 
@@ -188,3 +188,29 @@ def test_nothing_is_left_in_the_temporary_folder(
     with pytest.raises(InputError):
         measure_array(MemoryArray(bad), sae=sae)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_hold_the_figures_of_every_row_and_latent(sae: SAE, many: Rows, tmp_path: Path) -> None:
+    path = tmp_path / "figures.npz"
+    report = measure_array(MemoryArray(many), sae=sae, extras=Extras(arrays=str(path)))
+    with np.load(path) as found:
+        arrays = dict(found)
+    assert arrays["row"].tolist() == list(range(500))
+    once = report["bytes"]["tables"]
+    assert once < report["file_bytes"] - arrays["row_bits"].sum() / 8 < once + 600
+    assert arrays["row_squared_error"].sum() / arrays["row_spread"].sum() == pytest.approx(report["nmse"])
+    assert arrays["latent_support_bits"].sum() == pytest.approx(8 * report["bytes"]["support"])
+    assert arrays["latent_level_bits"].sum() == pytest.approx(8 * report["bytes"]["levels"])
+    assert arrays["latent_nonzeros"].sum() / 500 == pytest.approx(report["l0"])
+    assert arrays["latent_removal_error"].shape == (sae.n_latents,)
+    with pytest.raises(OutputError, match="exists"):
+        measure_array(MemoryArray(many), sae=sae, extras=Extras(arrays=str(path)))
+
+
+def test_the_two_parts_are_told_against_the_number_of_rows(sae: SAE, many: Rows) -> None:
+    report = measure_array(MemoryArray(many), sae=sae)
+    parts = report["two_part"]
+    shared = parts["bytes"]["prior"] + parts["with_sae"]["int8"]["sae_bytes"]
+    totals = parts["with_sae"]["int8"]["total_by_rows"]
+    for n, bits in zip(totals["rows"], totals["bits_per_row"], strict=True):
+        assert bits == pytest.approx(8 * parts["bytes"]["data"] / 500 + 8 * shared / n)
