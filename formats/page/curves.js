@@ -21,7 +21,7 @@ const swatch = (i) =>
 /** Name and swatch of an SAE, for a table's cell or a tooltip. */
 function saeLabel(name, tag = "span") {
   const i = SAES.findIndex((sae) => sae.name === name);
-  return element(tag, { class: "named" }, i < 0 ? null : swatch(i), element("span", {}, shown(name)));
+  return element(tag, { class: "named" }, i < 0 ? null : swatch(i), element("span", {}, breakable(shown(name))));
 }
 
 const PARTS = { side: "side information", columns: "integer columns" };
@@ -161,7 +161,12 @@ function curveCharts() {
   const hidden = new Set();
   const charts = views.map((view) => responsive((width) => drawCurves(view, hidden, width)));
   const buttons = SAES.map((sae, i) => {
-    const button = element("button", { type: "button", "aria-pressed": "true" }, swatch(i), shown(sae.name));
+    const button = element(
+      "button",
+      { type: "button", "aria-pressed": "true" },
+      swatch(i),
+      element("span", {}, breakable(shown(sae.name))),
+    );
     button.addEventListener("click", () => {
       if (!hidden.delete(i)) hidden.add(i);
       button.setAttribute("aria-pressed", String(!hidden.has(i)));
@@ -178,7 +183,7 @@ function curveCharts() {
       "Each mark is a file that was written and decoded again: how many bits it takes per row, and the share of the " +
         "rows’ variance that it loses (NMSE); lower is better at the same place.",
       some ? " Filled marks are on the Pareto front: no other file is smaller and closer to the rows." : "",
-      LEVEL ? ` Thin lines are ${LEVEL} intervals, dashed ones the targets.` : "",
+      LEVEL ? ` Thin lines are ${LEVEL} intervals${TARGETS.length ? ", dashed ones the targets" : ""}.` : "",
     ),
     SAES.length > 1 ? element("ul", { class: "legend", "aria-label": "curves shown" }, buttons) : null,
     element("figure", {}, charts[0].host),
