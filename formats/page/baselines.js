@@ -63,6 +63,13 @@ function estimatesOf(sae, target) {
   };
 }
 
+/** What PCA really takes at the targets, which the chart shows beside the curves. */
+const pcaPoints = () =>
+  (MEASURE ? [null] : TARGETS)
+    .map((target) => baselinesAt(target).pca)
+    .filter((pca) => isPositive(pca?.nmse) && isPositive(pca.bits_per_row))
+    .sort((a, b) => a.nmse - b.nmse);
+
 const ratio = (bits, other) => (isNumber(bits) && isPositive(other) ? bits / other : null);
 
 /** The row that others stand beside: the MDL-SAE's files at the target, or the file that was measured. */
@@ -223,6 +230,7 @@ function baselinesSection() {
     ];
   });
   if (!parts.length) return [];
+  const modelled = (MEASURE ? [null] : TARGETS).some((target) => isNumber(baselinesAt(target).pca?.model_bytes));
   const sampled = (MEASURE ? [null] : TARGETS).map((target) => baselinesAt(target).sample_rows).find(isNumber);
   return [
     element("h2", {}, "Beside other codes"),
@@ -231,7 +239,7 @@ function baselinesSection() {
       {},
       "What other codes of the same rows take. Real bytes were written and decoded again; for an estimate nothing was " +
         "encoded. Below 1, the file is shorter than the code it stands beside.",
-      keys.has("pca") ? " Model bytes are paid once, and are not in the bits per row." : "",
+      modelled ? " Model bytes are paid once, and are not in the bits per row." : "",
       sampled < REPORT.rows
         ? ` Codes without an SAE were fitted on ${shown(sampled, FORMATS.count)} of the rows, taken from all over them.`
         : "",
