@@ -72,20 +72,23 @@ const pcaPoints = () =>
 
 const ratio = (bits, other) => (isNumber(bits) && isPositive(other) ? bits / other : null);
 
+/** Bits per row of a file less the decoder that it may hold: no other code has what it decodes with in its bits. */
+const withoutDecoder = ({ bits_per_row: bits, bytes }) =>
+  isNumber(bits) && isPositive(bytes?.decoder) ? bits - (8 * bytes.decoder) / REPORT.rows : bits;
+
 /** The row that others stand beside: the MDL-SAE's files at the target, or the file that was measured. */
 function ownRow(target) {
   const name = MEASURE ? SAES[0]?.name : (atTarget(REPORT.at, target) ?? {}).mdl;
   const sae = SAES.find((one) => one.name === name);
   if (!sae) return null;
   const point = nearestPoint(sae, target);
-  const bits = MEASURE ? point.bits_per_row : atTarget(sae.at, target)?.bits_per_row;
-  const held = isPositive(point.bytes?.decoder);
+  const bits = MEASURE ? withoutDecoder(point) : atTarget(sae.at, target)?.bits_per_row;
   return {
     code: name,
     bits,
     nmse: MEASURE ? point.nmse : target,
     what: REAL,
-    model: held ? null : sae.decoder?.[REPORT.weights]?.bytes,
+    model: sae.decoder?.[REPORT.weights]?.bytes,
     own: true,
   };
 }
@@ -208,7 +211,7 @@ function codeTerms(keys) {
   );
 }
 
-const NOT_HAD = { dense: "Dense and one-hot codes", exemplars: "Exemplars", pca: "PCA" };
+const NOT_HAD = { dense: "dense and one-hot codes", exemplars: "exemplars", pca: "PCA" };
 
 function baselinesSection() {
   const several = SAES.length > 1;
@@ -224,12 +227,13 @@ function baselinesSection() {
     return [
       target === null ? null : element("h3", {}, `NMSE ${shown(target, FORMATS.target)}`),
       rows.length ? codeTable(rows, ownRow(target), `other codes${at}`) : null,
-      reasons.map(([code, reason]) => element("p", { class: "note" }, `${NOT_HAD[code] ?? code}: ${reason}.`)),
+      reasons.map(([code, reason]) => element("p", { class: "note" }, `Without ${NOT_HAD[code] ?? code}: ${reason}.`)),
       table ? element("p", {}, "What is estimated of each SAE’s file that is nearest to this NMSE:") : null,
       table,
     ];
   });
   if (!parts.length) return [];
+  const embedded = MEASURE && SAES.length === 1 && isPositive(nearestPoint(SAES[0], null).bytes?.decoder);
   const modelled = (MEASURE ? [null] : TARGETS).some((target) => isNumber(baselinesAt(target).pca?.model_bytes));
   const sampled = (MEASURE ? [null] : TARGETS).map((target) => baselinesAt(target).sample_rows).find(isNumber);
   return [
@@ -240,6 +244,7 @@ function baselinesSection() {
       "What other codes of the same rows take. Real bytes were written and decoded again; for an estimate nothing was " +
         "encoded. Below 1, the file is shorter than the code it stands beside.",
       modelled ? " Model bytes are paid once, and are not in the bits per row." : "",
+      embedded ? " So the SAE’s decoder, which the file holds, is not in the file’s bits here." : "",
       sampled < REPORT.rows
         ? ` Codes without an SAE were fitted on ${shown(sampled, FORMATS.count)} of the rows, taken from all over them.`
         : "",
