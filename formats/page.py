@@ -12,7 +12,10 @@ from typing import Any, Final
 from saecodec.errors import OutputError
 from saecodec.formats.atomic import atomic_output, check_output_path
 
-_SCRIPTS: Final = ("dom.js", "axes.js", "curves.js", "histogram.js", "table.js", "verdict.js", "detail.js", "page.js")
+_SCRIPTS: Final = (
+    *("dom.js", "report.js", "axes.js", "curves.js", "histogram.js", "table.js"),
+    *("verdict.js", "baselines.js", "two_part.js", "detail.js", "page.js"),
+)
 """In the order in which the browser reads them: `page.js` comes last, and draws."""
 
 

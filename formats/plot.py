@@ -61,7 +61,8 @@ def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str]
 def plot_comparison(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Draw the curves of a report (`page.write_page`) with their intervals: bits per row over NMSE, both logarithmic.
 
-    Filled marks are on the Pareto front. With a metric, a second panel has it over bits per row.
+    Filled marks are on the Pareto front; crosses on a dashed line are PCA's bytes at the targets, where the report has
+    baselines. With a metric, a second panel has it over bits per row.
     """
     metric = report.get("metric")
     figure = import_package("matplotlib.figure", "plot").Figure(
@@ -79,6 +80,12 @@ def plot_comparison(report: dict[str, Any], path: str | os.PathLike[str]) -> Non
         axes.axvline(target, color="gray", lw=0.8, ls=":", zorder=0)
         place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
         axes.annotate(f"{target:g}", (target, 1.005), fontsize=7, color="gray", **place)
+    names = [sae["name"] for sae in report["saes"]]
+    linear = _pca_points(report)
+    if linear:
+        (line,) = axes.plot(*zip(*linear, strict=True), ls="--", lw=1.2, marker="x", markersize=5, color="dimgray")
+        handles.append(line)
+        names.append("PCA (real bytes, without its model)")
     _log_axes(axes)
     axes.invert_xaxis()
     for panel in more:
@@ -87,12 +94,13 @@ def plot_comparison(report: dict[str, Any], path: str | os.PathLike[str]) -> Non
         panel.set_xlabel("rate (bits per row)")
         panel.set_ylabel(metric, parse_math=False)
         panel.grid(alpha=0.3)
-    count = "1 SAE" if len(handles) == 1 else f"{len(handles)} SAEs"
-    axes.set_title(f"{count} on {report.get('input')}", fontsize=10, pad=14, parse_math=False)
-    # A label that begins with "_" would be left out of the legend.
-    names = [f" {sae['name']}" for sae in report["saes"]]
+    count = "1 SAE" if len(report["saes"]) == 1 else f"{len(report['saes'])} SAEs"
+    rows = os.path.basename(str(report.get("input")).rstrip("/"))
+    axes.set_title(f"{count} on {rows}", fontsize=10, pad=14, parse_math=False)
     title = "filled: on the Pareto front" if front else None
-    legend = figure.legend(handles, names, fontsize=7, loc="outside right upper", title=title, title_fontsize=7)
+    # A label that begins with "_" would be left out of the legend.
+    labels = [f" {name}" for name in names]
+    legend = figure.legend(handles, labels, fontsize=7, loc="outside right upper", title=title, title_fontsize=7)
     for text in legend.get_texts():
         text.set_parse_math(False)
     _save(figure, path)
@@ -129,6 +137,15 @@ def _intervals(
         at = [point[key] for key in keys]
         axes.errorbar(*at, xerr=error[0], yerr=error[1], markersize=5, elinewidth=1, **(look | fill))
     return line
+
+
+def _pca_points(report: dict[str, Any]) -> list[tuple[float, float]]:
+    """NMSE and bits per row of PCA, by NMSE. A comparison has baselines by target, a measure those of its file."""
+    baselines = report.get("baselines") or {}
+    each = [baselines] if report.get("kind") == "measure" else baselines.values()
+    held = [found["pca"] for found in each if found and found.get("pca")]
+    points = [(pca.get("nmse"), pca.get("bits_per_row")) for pca in held]
+    return sorted(point for point in points if all(_has_place(value, "log") for value in point))
 
 
 def _has_place(value: Any, scale: str) -> bool:

@@ -21,7 +21,7 @@ const swatch = (i) =>
 /** Name and swatch of an SAE, for a table's cell or a tooltip. */
 function saeLabel(name, tag = "span") {
   const i = SAES.findIndex((sae) => sae.name === name);
-  return element(tag, { class: "named" }, i < 0 ? null : swatch(i), element("span", {}, shown(name)));
+  return element(tag, { class: "named" }, i < 0 ? null : swatch(i), element("span", {}, breakable(shown(name))));
 }
 
 const PARTS = { side: "side information", columns: "integer columns" };
@@ -111,6 +111,37 @@ function targetLines(targets, x, box, rowOf) {
   );
 }
 
+/** Another code's points, which belong to no SAE: crosses on a dashed line, with the code's name at its finest. */
+function otherCode(name, points, x, y) {
+  const places = points.map((point) => ({ x: x.at(point.nmse), y: y.at(point.bits_per_row) }));
+  const group = drawn("g", { class: "other", "data-code": name });
+  group.append(drawn("polyline", { class: "line", points: places.map((at) => `${at.x},${at.y}`).join(" ") }));
+  points.forEach((point, i) => {
+    const [bits, nmse] = [shown(point.bits_per_row, FORMATS.rate), shown(point.nmse, FORMATS.nmse)];
+    const node = drawn(
+      "g",
+      {
+        class: "point",
+        tabindex: "0",
+        role: "img",
+        "aria-label": `${name}: ${bits} bits per row at NMSE ${nmse}`,
+        transform: `translate(${places[i].x},${places[i].y})`,
+      },
+      drawn("circle", { class: "hit", r: 12 }),
+      drawn("path", { class: "mark", d: "M-4,-4L4,4M-4,4L4,-4" }),
+    );
+    const rows = [
+      ["bits per row", bits, "bits_per_row"],
+      ["NMSE", nmse, "nmse"],
+      ["bytes of its model", shown(point.model_bytes, FORMATS.count), "model_bytes", "rule"],
+    ];
+    withTip(node, () => [element("strong", {}, name), tipTable(rows)]);
+    group.append(node);
+  });
+  group.append(drawn("text", { x: places[0].x - 8, y: places[0].y - 9, "text-anchor": "end" }, name));
+  return group;
+}
+
 function drawCurves(view, hidden, width) {
   const values = (axis, more = []) => [
     ...more,
@@ -122,7 +153,13 @@ function drawCurves(view, hidden, width) {
   ];
   const targets = view.targets.filter(isPositive);
   const [left, right] = [56, width - 14];
-  const x = scale(values(view.x, targets), view.x.log, view.falling ? right : left, view.falling ? left : right);
+  const others = list(view.others);
+  const x = scale(
+    values(view.x, [...targets, ...others.map((point) => point.nmse)]),
+    view.x.log,
+    view.falling ? right : left,
+    view.falling ? left : right,
+  );
   const rows = new Map();
   for (const target of [...targets].sort((a, b) => x.at(a) - x.at(b))) {
     const taken = [...rows].filter(([other]) => Math.abs(x.at(other) - x.at(target)) < 40).map(([, row]) => row);
@@ -131,13 +168,22 @@ function drawCurves(view, hidden, width) {
   const levels = Math.max(0, ...rows.values()) + (rows.size ? 1 : 0);
   const top = 26 + 15 * levels;
   const box = { left, right, top, bottom: top + Math.round(Math.max(260, Math.min(440, 0.52 * width))), labelTop: 12 };
-  const y = scale(values(view.y), view.y.log, box.bottom, box.top);
+  const y = scale(
+    values(
+      view.y,
+      others.map((point) => point.bits_per_row),
+    ),
+    view.y.log,
+    box.bottom,
+    box.top,
+  );
   const height = box.bottom + 44;
   return drawn(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": view.title },
     frame(box, x, y, view.x.label, view.y.label),
     targetLines(targets, x, box, (target) => rows.get(target)),
+    others.length ? otherCode("PCA", others, x, y) : null,
     SAES.map((sae, i) => (hidden.has(i) ? null : curveOf(sae, i, view, x, y))),
   );
 }
@@ -148,7 +194,8 @@ const METRIC = { key: "metric", interval: "metric_interval", log: false, label: 
 
 /** The charts that the report has numbers for, under one legend whose buttons show and hide curves. */
 function curveCharts() {
-  const views = [{ title: "bits per row over NMSE", x: LOSS, y: RATE, falling: true, targets: TARGETS }];
+  const others = pcaPoints();
+  const views = [{ title: "bits per row over NMSE", x: LOSS, y: RATE, falling: true, targets: TARGETS, others }];
   const measured = SAES.some((sae) => list(sae.points).some((point) => isNumber(point.metric)));
   if (measured) {
     views.push({
@@ -161,7 +208,12 @@ function curveCharts() {
   const hidden = new Set();
   const charts = views.map((view) => responsive((width) => drawCurves(view, hidden, width)));
   const buttons = SAES.map((sae, i) => {
-    const button = element("button", { type: "button", "aria-pressed": "true" }, swatch(i), shown(sae.name));
+    const button = element(
+      "button",
+      { type: "button", "aria-pressed": "true" },
+      swatch(i),
+      element("span", {}, breakable(shown(sae.name))),
+    );
     button.addEventListener("click", () => {
       if (!hidden.delete(i)) hidden.add(i);
       button.setAttribute("aria-pressed", String(!hidden.has(i)));
@@ -178,7 +230,8 @@ function curveCharts() {
       "Each mark is a file that was written and decoded again: how many bits it takes per row, and the share of the " +
         "rows’ variance that it loses (NMSE); lower is better at the same place.",
       some ? " Filled marks are on the Pareto front: no other file is smaller and closer to the rows." : "",
-      LEVEL ? ` Thin lines are ${LEVEL} intervals, dashed ones the targets.` : "",
+      LEVEL ? ` Thin lines are ${LEVEL} intervals${TARGETS.length ? ", dashed ones the targets" : ""}.` : "",
+      others.length ? " Crosses are what PCA takes, its model not counted." : "",
     ),
     SAES.length > 1 ? element("ul", { class: "legend", "aria-label": "curves shown" }, buttons) : null,
     element("figure", {}, charts[0].host),

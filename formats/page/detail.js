@@ -119,7 +119,7 @@ function detailSection() {
   const title = element("h2", {});
   const show = (i) => {
     hideTip();
-    title.replaceChildren(`${shown(SAES[i].name)} in detail`);
+    title.replaceChildren(...breakable(shown(SAES[i].name)), " in detail");
     body.replaceChildren(...details(SAES[i]).filter(Boolean));
   };
   const select = element(

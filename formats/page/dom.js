@@ -34,7 +34,8 @@ const FORMATS = {
   count: (value) => (Number.isInteger(value) ? fixed(0)(value) : fixed(1)(value)),
   bits: (value) => (Math.abs(value) >= 100 && Math.abs(value) < 1000 ? fixed(1)(value) : significant(3)(value)),
   rate: fixed(1),
-  nmse: (value) => (value >= 0.001 ? value.toFixed(4) : significant(2)(value)),
+  nmse: (value) =>
+    value < 0.001 ? significant(2)(value) : value < 10 ? value.toFixed(4) : fixed(value < 1000 ? 1 : 0)(value),
   percent: (value) => `${significant(3)(100 * value)} %`,
   similarity: fixed(3),
   step: (value) => String(Number(value.toPrecision(4))),
@@ -60,9 +61,18 @@ function withInterval(value, interval, format) {
 function names(values) {
   return values.flatMap((value, i) => [
     i === 0 ? "" : i === values.length - 1 ? " and " : ", ",
-    element("strong", {}, value),
+    element("strong", {}, breakable(value)),
   ]);
 }
+
+/** A name with a place to break a line behind each underscore and slash, so that none is broken inside a word. */
+function breakable(text) {
+  const parts = String(text).match(/[^_/]*[_/]+|[^_/]+/g) ?? [];
+  return parts.flatMap((part, i) => (i ? [element("wbr"), part] : [part]));
+}
+
+/** The last part of a path. */
+const baseName = (path) => String(path).match(/[^/\\]+(?=[/\\]*$)/)?.[0] ?? String(path);
 
 // -- the tooltip: one for the page, shown by mouse, touch or focus ----------------------------------------------------
 

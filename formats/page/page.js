@@ -1,38 +1,43 @@
 // The page: what was done, the verdict at each target, the curves, and one SAE in detail.
 
-const REPORT = JSON.parse(document.getElementById("report").textContent);
-const SAES = list(REPORT.saes).filter((sae) => sae && typeof sae === "object");
-const TARGETS = list(REPORT.targets).filter(isNumber);
-const FRONT = SAES.length > 1 ? list(REPORT.pareto).filter(Boolean) : [];
-const LEVEL = isNumber(REPORT.bootstrap?.level) ? `${shown(100 * REPORT.bootstrap.level)} %` : null;
-
-/** The entry of {"0.12": ...} for a target, however the number was written. */
-const atTarget = (entriesByTarget, target) =>
-  entries(entriesByTarget).find(([key]) => Number(key) === target)?.[1] ?? null;
-
-const nameColumn = (values) => ({ key: "sae", label: "SAE", values, cell: (name) => saeLabel(name) });
-const column = (key, label, format, values, intervals) => ({ key, label, format, values, intervals });
-const withValues = (columns) =>
-  columns.filter((one) => one.values.some((value) => value !== null && value !== undefined));
-
 function heading() {
-  const input = shown(REPORT.input);
+  const input = baseName(shown(REPORT.input));
   const title =
     SAES.length === 1 ? `${shown(SAES[0].name)} measured on ${input}` : `${SAES.length} SAEs compared on ${input}`;
   document.title = title;
   const boot = REPORT.bootstrap;
+  const several = SAES.some((sae) => list(sae.points).length > 1);
   const search = REPORT.search && REPORT.search !== "none" ? `a search (${REPORT.search})` : "no search";
   const done = [
     `${shown(REPORT.rows, FORMATS.count)} rows of ${shown(REPORT.width, FORMATS.count)} values.`,
-    `At several steps, the rows were encoded into a file, with ${search} and ${REPORT.residual ? "a" : "no"} ` +
-      "residual layer, and decoded again; every size is that of such a file.",
+    leftOut(),
+    `${several ? "At several steps, the" : "The"} rows were encoded into a file, with ${search} and ` +
+      `${REPORT.residual ? "a" : "no"} residual layer, and decoded again; every size is that of such a file.`,
+    REPORT.weights ? `SAE decoders are taken in ${shown(REPORT.weights)}.` : "",
     REPORT.metric ? `The metric of decoded rows is ${shown(REPORT.metric)}.` : "",
     boot && LEVEL
       ? `Intervals are ${LEVEL}: ${shown(boot.resamples, FORMATS.count)} bootstrap resamples of ` +
         `${shown(boot.blocks, FORMATS.count)} ${shown(boot.unit)}.`
       : "",
   ];
-  return element("header", {}, element("h1", {}, title), element("p", { class: "lead" }, done.join(" ")));
+  return element(
+    "header",
+    {},
+    element("h1", {}, breakable(title)),
+    element("p", { class: "lead" }, done.filter(Boolean).join(" ")),
+  );
+}
+
+/** The rows of the input that were not measured, as a sentence. */
+function leftOut() {
+  const { rows_in_input: all, skip_first: first, rows_mask: mask } = REPORT.selection ?? {};
+  if (!(all > REPORT.rows)) return "";
+  const why = [
+    isPositive(first) ? `the first ${first === 1 ? "row" : `${shown(first)} rows`} of each sequence` : null,
+    typeof mask === "string" ? `what ${baseName(mask)} masks` : null,
+  ].filter(Boolean);
+  const left = `${shown(all - REPORT.rows, FORMATS.count)} of the input’s ${shown(all, FORMATS.count)} are left out`;
+  return `${left}${why.length ? `: ${why.join(", and ")}` : ""}.`;
 }
 
 function saeTable() {
@@ -99,7 +104,11 @@ function pointTables() {
       ? element(
           "details",
           {},
-          element("summary", {}, `All ${shown(points.length)} files as a table`),
+          element(
+            "summary",
+            {},
+            points.length > 1 ? `All ${shown(points.length)} files as a table` : "The file as a table",
+          ),
           sortable(
             "files",
             withValues([
@@ -150,6 +159,14 @@ function pointTables() {
               FORMATS.rate,
               crossings.map((one) => one.bits_per_row),
             ),
+            ...withValues([
+              column(
+                "lowest",
+                "no third below",
+                FORMATS.value,
+                crossings.map(({ lowest }) => (typeof lowest === "boolean" ? (lowest ? "yes" : "no") : null)),
+              ),
+            ]),
           ]),
         )
       : null,
@@ -166,12 +183,16 @@ function page() {
         element("h2", {}, "Rate and distortion"),
         curveCharts(),
         pointTables(),
+        baselinesSection(),
         saeTable(),
+        twoPartSection(),
         detailSection(),
         element(
           "footer",
           {},
-          `Made by saecodec ${shown(REPORT.version)}. The numbers of this page lie beside it as JSON.`,
+          `Made by saecodec ${shown(REPORT.version)}`,
+          REPORT.input ? [" from ", ...breakable(shown(REPORT.input))] : null,
+          ". The numbers of this page lie beside it as JSON.",
         ),
       ]
         .flat()

@@ -95,3 +95,8 @@ function sortable(label, columns) {
     table,
   );
 }
+
+const nameColumn = (values) => ({ key: "sae", label: "SAE", values, cell: (name) => saeLabel(name) });
+const column = (key, label, format, values, intervals) => ({ key, label, format, values, intervals });
+const withValues = (columns) =>
+  columns.filter((one) => one.values.some((value) => value !== null && value !== undefined));

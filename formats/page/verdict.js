@@ -1,9 +1,10 @@
 // The verdict at each target: which SAE needs the fewest bits, and how far the others are.
 
-/** Bits and interval by which `name` needs more than `best` (a difference is b's bits less a's). */
+/** Bits and interval by which `name` needs more than `best` (a difference is b's bits less a's), and from how many rows
+ * on `best` is the shorter of the two with decoders counted. */
 function difference(verdict, name, best) {
-  for (const { a, b, bits, interval } of list(verdict.differences).filter(Boolean)) {
-    if (a === best && b === name) return { bits, interval };
+  for (const { a, b, bits, interval, rows_to_break_even: rows } of list(verdict.differences).filter(Boolean)) {
+    if (a === best && b === name) return { bits, interval, rows };
     if (a === name && b === best) {
       const turned = (value) => (isNumber(value) ? -value : null);
       return { bits: turned(bits), interval: list(interval).map(turned).reverse() };
@@ -12,19 +13,21 @@ function difference(verdict, name, best) {
   return null;
 }
 
-/** The first whole number of rows at which file and decoder are smaller than raw rows; null where it is not known. */
-const breakEven = ({ rows_to_break_even_raw: rows }) => (isNumber(rows) ? Math.ceil(rows) : null);
+/** A break-even as a whole number of rows; null where there is none. */
+const wholeRows = (rows) => (isNumber(rows) ? Math.ceil(rows) : null);
 
 function oneVerdict(sae, target) {
   const found = atTarget(sae.at, target);
-  if (!found || !isNumber(found.bits_per_row)) {
-    return element("p", {}, ...names([sae.name]), ` does not reach it${found?.missing ? `: ${found.missing}` : ""}.`);
-  }
+  if (!isNumber(found?.bits_per_row)) return unreached(target);
   const total = isNumber(found.total_bits_per_row)
     ? ` With the SAE’s decoder counted, it needs ${shown(found.total_bits_per_row, FORMATS.rate)} bits per row.`
     : "";
-  const even = breakEven(found);
-  const rows = even === null ? "" : ` File and decoder are smaller than the raw rows from ${shown(even)} rows on.`;
+  const [raw, pca] = [found.rows_to_break_even_raw, found.rows_to_break_even_pca].map(wholeRows);
+  const others = [
+    raw === null ? null : `the raw rows from ${shown(raw)} rows on`,
+    pca === null ? null : `PCA’s bytes and its model from ${shown(pca)} rows on`,
+  ].filter(Boolean);
+  const rows = others.length ? ` File and decoder are smaller than ${others.join(", and than ")}.` : "";
   const bits = withInterval(found.bits_per_row, found.interval, FORMATS.rate);
   return element("p", {}, ...names([sae.name]), ` needs ${bits} bits per row.${total}${rows}`);
 }
@@ -49,26 +52,46 @@ function comparedVerdict(verdict, target) {
     const bits = withInterval(next.bits, next.interval, FORMATS.rate);
     text.push(" Next is ", ...names([next.name]), `, which needs ${bits} bits per row more.`);
   }
-  if (verdict.mdl_with_sae === best) text.push(" It stays the best with its decoder’s bits counted.");
+  const steps = list(verdict.shortest_from_rows).filter((one) => one && isNumber(one.from_rows));
+  const always = steps.length === 1 && steps[0].name === verdict.mdl_with_sae;
+  if (verdict.mdl_with_sae === best) text.push(" It stays the best with its decoder’s bits counted");
   else if (verdict.mdl_with_sae) {
-    text.push(" With the decoder’s bits counted, it is ", ...names([verdict.mdl_with_sae]), ".");
+    text.push(" With the decoder’s bits counted, it is ", ...names([verdict.mdl_with_sae]));
   }
+  if (verdict.mdl_with_sae) text.push(always ? ", for any number of rows." : ".");
+  if (steps.length > 1) text.push(...shortestByRows(steps));
   return element("p", {}, ...text);
 }
 
+/** Which SAE is the shortest from how many rows on, as a sentence. */
+function shortestByRows(steps) {
+  return [
+    " By the number of rows, decoders counted, the shortest is ",
+    ...steps.flatMap(({ from_rows: from, name }, i) => [
+      i === 0 ? "" : i === steps.length - 1 ? " and " : ", ",
+      ...names([name]),
+      i === 0 ? " at first," : ` from ${shown(wholeRows(from))} rows on`,
+    ]),
+    ".",
+  ];
+}
+
 function targetTable(verdict, target) {
-  const found = SAES.map((sae) => atTarget(sae.at, target) ?? {});
-  const apart = SAES.map((sae) => difference(verdict, sae.name, verdict.mdl) ?? {});
+  const reached = SAES.map((sae) => ({ name: sae.name, ...atTarget(sae.at, target) })).filter((at) =>
+    isNumber(at.bits_per_row),
+  );
+  if (!reached.length) return null;
+  const apart = reached.map(({ name }) => difference(verdict, name, verdict.mdl) ?? {});
   return sortable(
     `SAEs at NMSE ${target}`,
     withValues([
-      nameColumn(SAES.map((sae) => sae.name)),
+      nameColumn(reached.map((at) => at.name)),
       column(
         "bits_per_row",
         "bits per row",
         FORMATS.rate,
-        found.map((at) => at.bits_per_row),
-        found.map((at) => at.interval),
+        reached.map((at) => at.bits_per_row),
+        reached.map((at) => at.interval),
       ),
       column(
         "more",
@@ -81,20 +104,36 @@ function targetTable(verdict, target) {
         "total",
         "with the decoder",
         FORMATS.rate,
-        found.map((at) => at.total_bits_per_row),
+        reached.map((at) => at.total_bits_per_row),
       ),
-      column("even", "rows to break even", FORMATS.count, found.map(breakEven)),
-      {
-        ...column(
-          "missing",
-          "not reached",
-          FORMATS.value,
-          found.map((at) => at.missing),
-        ),
-        long: true,
-      },
+      column(
+        "even",
+        "even with\nraw rows",
+        FORMATS.count,
+        reached.map((at) => wholeRows(at.rows_to_break_even_raw)),
+      ),
+      column(
+        "even_pca",
+        "even with\nPCA",
+        FORMATS.count,
+        reached.map((at) => wholeRows(at.rows_to_break_even_pca)),
+      ),
+      column(
+        "even_mdl",
+        "MDL-SAE\nahead from",
+        FORMATS.count,
+        apart.map((d) => wholeRows(d.rows)),
+      ),
     ]),
   );
+}
+
+/** Who does not reach a target, and why. */
+function unreached(target) {
+  const told = SAES.map((sae) => ({ name: sae.name, ...atTarget(sae.at, target) }))
+    .filter((at) => !isNumber(at.bits_per_row))
+    .flatMap(({ name, missing }) => [...names([name]), ` does not reach it${missing ? `: ${missing}` : ""}. `]);
+  return told.length ? element("p", {}, ...told) : null;
 }
 
 function verdicts() {
@@ -106,8 +145,10 @@ function verdicts() {
       ? element(
           "p",
           {},
-          "The MDL-SAE is the one that describes the rows in the fewest bits at the same NMSE. Rows to break even: " +
-            "from how many rows on the files, SAE decoder included, are smaller than the raw rows.",
+          "The MDL-SAE is the one that describes the rows in the fewest bits at the same NMSE. “Even with” is the " +
+            "number of rows from which on file and decoder are smaller than the raw rows, or than PCA’s bytes and " +
+            "model, a dash where they never are; “ahead from” is the number from which on the MDL-SAE and its decoder " +
+            "are smaller than the other SAE’s.",
         )
       : null,
     ...TARGETS.flatMap((target) => {
@@ -115,8 +156,8 @@ function verdicts() {
       return [
         element("h3", {}, `NMSE ${shown(target, FORMATS.target)}`),
         several ? comparedVerdict(verdict, target) : SAES.map((sae) => oneVerdict(sae, target)),
-        several ? targetTable(verdict, target) : null,
+        several ? [targetTable(verdict, target), unreached(target)] : null,
       ];
     }),
-  ].flat();
+  ].flat(2);
 }

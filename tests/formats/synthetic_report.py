@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from saecodec.formats.two_part import break_even, shortest_by_rows, two_part
+
 Report = dict[str, Any]
 Columns = dict[str, list[Any]]
 
+RAW_BITS = 16.0 * 384
+DISTORTIONS = ("No bytes are made.", "Latents are taken as independent.")
 PARTS = ("support", "levels", "side", "columns", "residual", "tables", "decoder", "headers")
 
 
@@ -23,31 +27,67 @@ def synthetic_report(
     rows: int = 32768,
     targets: tuple[float, ...] = (0.12, 0.2),
 ) -> Report:
-    """`n_saes` SAEs of rising rate and falling floor, with five files each; all but the last have a detail."""
+    """`n_saes` SAEs of rising rate and falling floor, five files each; all but the last of several have a detail."""
     rng = np.random.default_rng(0)
     named = [*names, *(f"sae_{1024 * (i + 1)}_k{8 * (i + 2)}" for i in range(len(names), n_saes))][:n_saes]
     saes = [_sae(name, i, rng, rows, targets, metric, latents, pairs) for i, name in enumerate(named)]
     if n_saes > 1:
         saes[-1]["detail"] = None
     return {
-        "kind": "compare" if n_saes > 1 else "measure",
+        "kind": "compare",
         "version": "0.1.0",
-        "input": "test.npy",
+        "input": "activations/test.npy",
         "rows": rows,
         "width": 384,
+        "selection": {"rows_in_input": rows + 261, "skip_first": 1, "rows_mask": None},
+        "weights": "float32",
+        "prior": "factorized",
         "search": "none",
         "residual": False,
         "targets": list(targets),
         "metric": "probe:accuracy" if metric else None,
         "bootstrap": {"unit": "sequences", "blocks": 261, "resamples": 1000, "level": 0.95},
         "saes": saes,
-        "at": {f"{target:g}": _verdict(saes, f"{target:g}") for target in targets},
+        "at": {f"{target:g}": _verdict(saes, f"{target:g}", rows) for target in targets},
+        "baselines": {f"{target:g}": _baselines(target, rows) for target in targets},
         "pareto": _pareto(saes),
         "bd_rate": {
             "reference": named[0],
             "percent": {sae["name"]: None if i == n_saes - 1 else 3.1 * i for i, sae in enumerate(saes)},
         },
-        "crossings": [{"a": a, "b": b, "nmse": 0.171, "bits_per_row": 141.3} for a, b in pairwise(named[:2])],
+        "crossings": [
+            {"a": a, "b": b, "nmse": 0.171, "bits_per_row": 141.3, "lowest": True} for a, b in pairwise(named[:2])
+        ],
+    }
+
+
+def synthetic_measure() -> Report:
+    """A measure of one file, in the form of a report: without a target, and with the SAE counted."""
+    report = synthetic_report(1, targets=())
+    (sae,) = report["saes"]
+    sae["points"] = [point] = sae["points"][2:3]
+    others = _baselines(point["nmse"], report["rows"]) | {"saebench": sae.pop("saebench")}
+    sizes = {name: facts["bytes"] for name, facts in sae["decoder"].items()}
+    weighed = two_part(point["bytes"], report["rows"], 0, sizes, RAW_BITS, others["pca"])
+    kept = {key: value for key, value in report.items() if key not in ("pareto", "bd_rate", "crossings")}
+    return kept | {"kind": "measure", "baselines": others, "two_part": weighed}
+
+
+def _baselines(nmse: float, rows: int) -> Report:
+    """What other codes take at an NMSE."""
+    fixed, entropy, linear = (base * (0.2 / nmse) ** 0.3 for base in (948.2, 530.7, 243.8))
+    one_hot = {"n_exemplars": rows, "nmse": nmse, "index_bits": 15.0, "bits_per_row": fixed + 15}
+    exemplars = [
+        {"n_exemplars": n, "nmse": 1.9 / n**0.1, "index_bits": index, "bits_per_row": index + n * fixed / rows}
+        for n, index in ((4, 2.0), (4096, 12.0))
+    ]
+    return {
+        "sample_rows": 16384,
+        "dense": {"target": nmse, "nmse": nmse, "bits_per_row": fixed, "entropy_per_row": entropy},
+        "one_hot": one_hot,
+        "exemplars": exemplars,
+        "pca": {"target": nmse, "nmse": 1.001 * nmse, "bits_per_row": linear, "model_bytes": 108394},
+        "missing": {},
     }
 
 
@@ -70,12 +110,15 @@ def _sae(
             at[f"{target:g}"] = {"missing": f"floor {floor:.4f} is above"}
             continue
         logs = [np.log([p[key] for p in points]) for key in ("nmse", "bits_per_row")]
+        pca = _baselines(target, rows)["pca"]
         bits = float(np.exp(np.interp(np.log(target), *logs)))
         at[f"{target:g}"] = {
             "bits_per_row": bits,
             "interval": [0.99 * bits, 1.01 * bits],
+            "sae_bits_per_row": 8 * decoder / rows,
             "total_bits_per_row": bits + 8 * decoder / rows,
-            "rows_to_break_even_raw": 8 * decoder / (16 * 384 - bits),
+            "rows_to_break_even_raw": break_even(8.0 * decoder, bits, 0.0, RAW_BITS),
+            "rows_to_break_even_pca": break_even(8.0 * decoder, bits, 8 * pca["model_bytes"], pca["bits_per_row"]),
         }
     return {
         "name": name,
@@ -90,6 +133,10 @@ def _sae(
         },
         "points": points,
         "at": at,
+        "saebench": {
+            "chosen": {"num_bins": 8, "mdl_bits": 185.0 + 30 * i, "nmse": 2930.4 + i},
+            "distortions": [*DISTORTIONS, f"The NMSE of what is decoded is {2930 + i}."],
+        },
         "detail": _detail(rng, 1024 * (i + 1), min(latents, 1024 * (i + 1)), pairs, rows),
     }
 
@@ -111,6 +158,7 @@ def _point(step: float, i: int, floor: float, rows: int, metric: bool) -> Report
         "nmse_interval": [0.979 * nmse, 1.0213 * nmse],
         "nmse_median": 0.83 * nmse,
         "l0": 8.0 * (i + 2) / (1 + 0.1 * step),
+        "estimates": {"l0_formula": 1.9 * bits, "sum_entropy": 1.02 * bits},
         "metric": found,
         "metric_interval": None if found is None else [found - 0.004, found + 0.004],
     }
@@ -193,18 +241,30 @@ def _detail(rng: np.random.Generator, n_latents: int, shown: int, pairs: int, ro
     }
 
 
-def _verdict(saes: list[Report], key: str) -> Report:
+def _verdict(saes: list[Report], key: str, rows: int) -> Report:
     reached = {sae["name"]: sae["at"][key] for sae in saes if "bits_per_row" in sae["at"][key]}
-    ordered = sorted(reached, key=lambda name: float(reached[name]["bits_per_row"]))
+    rates = {name: float(at["bits_per_row"]) for name, at in reached.items()}
+    decoders = {name: rows * float(at["sae_bits_per_row"]) for name, at in reached.items()}
+    ordered = sorted(rates, key=lambda name: rates[name])
     differences: list[Report] = []
     for i, a in enumerate(ordered):
         for b in ordered[i + 1 :]:
-            bits = reached[b]["bits_per_row"] - reached[a]["bits_per_row"]
-            differences.append({"a": a, "b": b, "bits": bits, "interval": [bits - 3, bits + 3], "tie": bits < 3})
+            bits = rates[b] - rates[a]
+            even = break_even(decoders[a], rates[a], decoders[b], rates[b])
+            differences.append(
+                {"a": a, "b": b, "bits": bits, "interval": [bits - 3, bits + 3], "tie": bits < 3}
+                | {"rows_to_break_even": even}
+            )
     best = ordered[0] if ordered else None
     total = min(reached, key=lambda name: float(reached[name]["total_bits_per_row"]), default=None)
     ties = [one["b"] for one in differences if one["a"] == best and one["tie"]]
-    return {"mdl": best, "ties": ties, "mdl_with_sae": total, "differences": differences}
+    return {
+        "mdl": best,
+        "ties": ties,
+        "mdl_with_sae": total,
+        "shortest_from_rows": shortest_by_rows(decoders, rates),
+        "differences": differences,
+    }
 
 
 def _pareto(saes: list[Report]) -> list[Report]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from synthetic_report import synthetic_report
+from synthetic_report import synthetic_measure, synthetic_report
 
 import saecodec
 from saecodec.cli.app import app
@@ -157,10 +157,13 @@ def test_a_comparison_is_drawn_with_its_metric(tmp_path: Path, name: str) -> Non
     data = (tmp_path / name).read_bytes()
     assert data.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
     if name.endswith("svg"):
-        for text in ("_costs $1$", "probe:accuracy", "&lt;/script&gt;", "3 SAEs on test.npy"):
+        for text in ("_costs $1$", "probe:accuracy", "&lt;/script&gt;", "3 SAEs on test.npy", "PCA (real bytes"):
             assert f"<!-- {text}" in data.decode().replace("<!--  ", "<!-- ")
         plot_comparison(facts | {"metric": None}, tmp_path / name)
         assert b"probe:accuracy" not in (tmp_path / name).read_bytes()
+        facts["baselines"] = {"0.12": None, "0.2": {"pca": None}}
+        plot_comparison(facts, tmp_path / name)
+        assert b"PCA (real bytes" not in (tmp_path / name).read_bytes()
 
 
 def test_one_sae_at_one_point_is_drawn(tmp_path: Path) -> None:
@@ -168,10 +171,9 @@ def test_one_sae_at_one_point_is_drawn(tmp_path: Path) -> None:
         check_plot_path("rd.svg")
     except MissingPieceError as error:
         pytest.skip(str(error))
-    facts = synthetic_report(1, targets=())
-    facts["saes"][0]["points"] = facts["saes"][0]["points"][:1]
-    plot_comparison(facts | {"pareto": None}, tmp_path / "rd.svg")
-    assert b"1 SAE on test.npy" in (tmp_path / "rd.svg").read_bytes()
+    plot_comparison(synthetic_measure(), tmp_path / "rd.svg")
+    for text in (b"1 SAE on test.npy", b"PCA (real bytes"):
+        assert text in (tmp_path / "rd.svg").read_bytes()
 
 
 def test_a_plot_of_another_kind_is_refused() -> None:

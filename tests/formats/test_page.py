@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -21,13 +22,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
-from synthetic_report import Report, synthetic_report
+from synthetic_report import DISTORTIONS, Report, synthetic_measure, synthetic_report
 
 from saecodec.errors import OutputError
 from saecodec.formats.page import write_page
 
 HOSTILE = "</script><b>bold</b>"
 LONG = "a_name_without_any_space_" * 6
+TYPICAL = ("minilm_l3_batchtopk_3072_k32", "saes/minilm_l3_batchtopk_1536_k16")
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------
@@ -194,6 +196,17 @@ def page(chrome: Chrome, tmp_path: Path) -> Iterator[Page]:
     assert [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+def verdict_at(page: Page, target: float) -> str:
+    """The paragraph under the heading of a target."""
+    return str(
+        page.js(
+            "const heading = [...document.querySelectorAll('h3')].find(h => h.textContent === arguments[0]);"
+            "return heading.nextSibling.textContent",
+            f"NMSE {target:g}",
+        )
+    )
+
+
 def point_of(page: Page, sae: int, point: int) -> WebElement:
     """The mark of a point, counted by falling NMSE, left to right."""
     marks = page.all("figure:first-of-type .curve")[sae].find_elements(By.CSS_SELECTOR, ".point")
@@ -203,9 +216,27 @@ def point_of(page: Page, sae: int, point: int) -> WebElement:
 def test_the_heading_says_what_was_done(page: Page) -> None:
     page.show(synthetic_report(3, metric=True))
     assert page.one("h1").text == page.chrome.title == "3 SAEs compared on test.npy"
+    assert "from activations/test.npy." in page.one("footer").text
     lead = page.one(".lead").text
-    for words in ("32,768 rows of 384 values", "no search", "no residual", "probe:accuracy", "95 %: 1,000", "261 seq"):
+    for words in (
+        "32,768 rows of 384 values",
+        "no search",
+        "no residual",
+        "probe:accuracy",
+        "95 %: 1,000",
+        "261 seq",
+        "in float32",
+    ):
         assert words in lead
+    assert "261 of the input’s 33,029 are left out: the first row of each sequence." in lead
+
+
+def test_what_a_mask_leaves_out_is_told_by_the_masks_name(page: Page) -> None:
+    report = synthetic_report(2)
+    page.show(report | {"selection": {"rows_in_input": 40000, "skip_first": 0, "rows_mask": "masks/even.npy"}})
+    assert "7,232 of the input’s 40,000 are left out: what even.npy masks." in page.one(".lead").text
+    page.show(report | {"selection": {"rows_in_input": 32768, "skip_first": 0, "rows_mask": None}})
+    assert "left out" not in page.one(".lead").text
 
 
 def test_the_verdict_names_the_mdl_sae_and_how_far_the_others_are(page: Page) -> None:
@@ -213,15 +244,133 @@ def test_the_verdict_names_the_mdl_sae_and_how_far_the_others_are(page: Page) ->
     page.show(report)
     verdict = report["at"]["0.12"]
     best, second = verdict["mdl"], verdict["differences"][0]
-    text = page.js(
-        "return [...document.querySelectorAll('h3')].find(h => h.textContent === 'NMSE 0.12').nextSibling.textContent"
-    )
+    text = verdict_at(page, 0.12)
     (found,) = [sae["at"]["0.12"] for sae in report["saes"] if sae["name"] == best]
     assert f"The MDL-SAE is {best}, at {found['bits_per_row']:.1f} [" in text
     low, high = second["interval"]
-    assert f"{second['a']}, which needs {second['bits']:.1f} [{low:.1f}, {high:.1f}] bits per row more" in text
+    assert f"{second['b']}, which needs {second['bits']:.1f} [{low:.1f}, {high:.1f}] bits per row more" in text
     assert f"counted, it is {verdict['mdl_with_sae']}." in text
-    assert "floor 0.1310 is above" in page.table("SAEs at NMSE 0.12", "missing")
+    assert page.table("SAEs at NMSE 0.12", "sae") == [sae["name"] for sae in report["saes"][1:]]
+    assert f"{report['saes'][0]['name']} does not reach it: floor 0.1310 is above" in page.one("main").text
+
+
+def test_the_verdict_says_from_how_many_rows_on_an_sae_is_the_shortest(page: Page) -> None:
+    report = synthetic_report(3)
+    page.show(report)
+    first, then = report["at"]["0.12"]["shortest_from_rows"]
+    from_rows = f"{math.ceil(then['from_rows']):,}"
+    assert f"the shortest is {first['name']} at first, and {then['name']} from {from_rows} rows on." in verdict_at(
+        page, 0.12
+    )
+    assert "best with its decoder’s bits counted, for any number of rows." in verdict_at(page, 0.2)
+    label = "SAEs at NMSE 0.2"
+    for key, other in (("even", "raw"), ("even_pca", "pca")):
+        expected = [sae["at"]["0.2"][f"rows_to_break_even_{other}"] for sae in report["saes"]]
+        assert page.table(label, key) == [f"{math.ceil(rows):,}" for rows in expected]
+    assert page.table("SAEs at NMSE 0.12", "even_mdl") == [from_rows, "–"]
+
+
+def ratios(page: Page, label: str, key: str = "ratio") -> list[float | None]:
+    return [None if text == "–" else float(text) for text in page.table(label, key)]
+
+
+def test_other_codes_stand_beside_the_mdl_sae_at_each_target(page: Page) -> None:
+    report = synthetic_report(3)
+    page.show(report)
+    for key, label in (("0.12", "other codes at NMSE 0.12"), ("0.2", "other codes at NMSE 0.2")):
+        (sae,) = [sae for sae in report["saes"] if sae["name"] == report["at"][key]["mdl"]]
+        own, found = sae["at"][key]["bits_per_row"], report["baselines"][key]
+        most = found["exemplars"][-1]
+        bits = [found["dense"]["bits_per_row"], found["dense"]["entropy_per_row"]]
+        bits += [code["bits_per_row"] for code in (found["one_hot"], most, found["pca"])]
+        assert page.table(label, "code")[0] == sae["name"]
+        assert page.table(label, "code")[4] == "Nearest of 4,096 exemplars"
+        assert page.table(label, "bits_per_row") == [f"{value:,.1f}" for value in (own, *bits)]
+        assert ratios(page, label) == [None, *(pytest.approx(own / value, abs=6e-4) for value in bits)]
+        assert page.table(label, "nmse")[4:] == [f"{code['nmse']:.4f}" for code in (most, found["pca"])]
+        assert page.table(label, "what") == ["real bytes", *4 * ["estimate"], "real bytes"]
+        assert page.table(label, "model") == [f"{sae['decoder']['float32']['bytes']:,}", *4 * ["–"], "108,394"]
+
+
+def test_estimates_stand_beside_the_file_that_is_nearest_to_the_target(page: Page) -> None:
+    report = synthetic_report(2)
+    page.show(report)
+    label = "estimates at NMSE 0.2"
+    for i, sae in enumerate(report["saes"]):
+        nearest = min(sae["points"], key=lambda point: abs(math.log(point["nmse"] / 0.2)))
+        estimates, chosen = nearest["estimates"], sae["saebench"]["chosen"]
+        assert page.table(label, "nmse")[i] == f"{nearest['nmse']:.4f}"
+        columns = (
+            ("l0", estimates["l0_formula"]),
+            ("entropies", estimates["sum_entropy"]),
+            ("mdl", chosen["mdl_bits"]),
+        )
+        for key, bits in columns:
+            assert page.table(label, key)[i] == f"{bits:,.1f}"
+            assert ratios(page, label, f"{key}_ratio")[i] == pytest.approx(nearest["bits_per_row"] / bits, abs=6e-4)
+        assert page.table(label, "mdl_nmse")[i] == f"{chosen['nmse']:,.0f}"
+
+
+def test_a_measure_stands_beside_other_codes_and_counts_the_sae(page: Page) -> None:
+    report = synthetic_measure()
+    page.show(report)
+    (sae,), found = report["saes"], report["baselines"]
+    (point,) = sae["points"]
+    codes = dict(zip(page.table("other codes", "code"), ratios(page, "other codes"), strict=True))
+    assert codes["L0 (B + log2 F)"] == pytest.approx(1 / 1.9, abs=6e-4)
+    assert codes["SAEBench mdl"] == pytest.approx(point["bits_per_row"] / 185, abs=6e-4)
+    assert codes["PCA"] == pytest.approx(point["bits_per_row"] / found["pca"]["bits_per_row"], abs=6e-4)
+    assert next(iter(codes)) == sae["name"]
+    assert len(codes) == 9
+    label = "two-part description length"
+    assert page.table(label, "precision") == ["float32", "bfloat16", "int8"]
+    parts = [page.table(label, key) for key in ("data", "prior", "sae")]
+    for i, weighed in enumerate(report["two_part"]["with_sae"].values()):
+        assert page.table(label, "total")[i] == f"{weighed['total_bits_per_row']:,.1f}"
+        assert sum(float(part[i].replace(",", "")) for part in parts) == pytest.approx(
+            weighed["total_bits_per_row"], abs=0.2
+        )
+        for key, other in (("even", "raw"), ("even_pca", "pca")):
+            assert page.table(label, key)[i] == f"{math.ceil(weighed[f'rows_to_break_even_{other}']):,}"
+
+
+def test_a_decoder_in_the_file_is_not_held_against_it(page: Page) -> None:
+    report = synthetic_measure()
+    (point,) = report["saes"][0]["points"]
+    bits = point["bits_per_row"]
+    point["bytes"]["decoder"] = report["saes"][0]["decoder"]["float32"]["bytes"]
+    point["file_bytes"] += point["bytes"]["decoder"]
+    point["bits_per_row"] = 8 * point["file_bytes"] / report["rows"]
+    page.show(report)
+    pca = report["baselines"]["pca"]["bits_per_row"]
+    assert page.table("other codes", "bits_per_row")[0] == f"{bits:,.1f}"
+    assert ratios(page, "other codes")[-1] == pytest.approx(bits / pca, abs=6e-4)
+    assert "which the file holds, is not in the file’s bits here" in page.one("main").text
+
+
+def test_what_saebench_leaves_out_is_said_once_of_all_saes(page: Page) -> None:
+    page.show(synthetic_report(3))
+    said = page.js("return [...document.querySelectorAll('details li')].map(item => item.textContent)")
+    assert said == [*DISTORTIONS, *(f"The NMSE of what is decoded is {2930 + i}." for i in range(3))]
+
+
+def test_codes_that_could_not_be_made_say_why(page: Page) -> None:
+    report = synthetic_report(2)
+    report["baselines"]["0.2"] |= {"pca": None, "missing": {"pca": "NMSE 0.2 is not met"}}
+    page.show(report)
+    assert "Without PCA: NMSE 0.2 is not met." in page.one("main").text
+    assert "PCA" not in page.table("other codes at NMSE 0.2", "code")
+    assert len(page.all(".other .point")) == 1
+
+
+def test_pca_is_in_the_chart(page: Page) -> None:
+    report = synthetic_report(2)
+    page.show(report)
+    page.hover(page.all(".other .point")[0])
+    pca = report["baselines"]["0.12"]["pca"]
+    assert page.tip() == {"bits_per_row": f"{pca['bits_per_row']:.1f}", "nmse": "0.1201", "model_bytes": "108,394"}
+    page.show(report | {"baselines": None})
+    assert not page.all(".other")
 
 
 def test_a_header_sorts_its_table_and_says_so(page: Page) -> None:
@@ -298,7 +447,7 @@ def test_a_curve_can_be_hidden_and_shown_again(page: Page) -> None:
         return [curve.get_attribute("data-sae") for curve in page.all(".curve")]
 
     assert curves() == names
-    assert len(page.all(".point")) == sum(len(sae["points"]) for sae in report["saes"])
+    assert len(page.all(".curve .point")) == sum(len(sae["points"]) for sae in report["saes"])
     button = page.all(".legend button")[1]
     button.click()
     assert curves() == [names[0], names[2]]
@@ -375,6 +524,24 @@ def test_the_page_never_scrolls_sideways(page: Page, width: int) -> None:
     )
 
 
+@pytest.mark.parametrize("width", [400, 1280])
+def test_long_names_break_between_words(page: Page, width: int) -> None:
+    page.show(synthetic_report(3, names=TYPICAL), width)
+    page.js("document.querySelectorAll('details').forEach(box => { box.open = true; })")
+    # A node of text with more than one rectangle is torn; names have one such node for each word.
+    words, torn, broken = page.js(
+        "const names = [...document.querySelectorAll('.named > span, strong, .legend span')];"
+        "const lines = node => { const all = document.createRange(); all.selectNodeContents(node);"
+        "  return new Set([...all.getClientRects()].map(box => box.top)).size; };"
+        "const words = names.flatMap(name => [...name.childNodes].filter(node => node.nodeType === Node.TEXT_NODE));"
+        "return [words.map(word => word.textContent), words.filter(word => lines(word) > 1).map(w => w.textContent),"
+        "  names.filter(name => lines(name) > 1).length]"
+    )
+    assert {"minilm_", "batchtopk_", "saes/", "k32"} <= set(words)
+    assert torn == []
+    assert broken > 0
+
+
 def test_a_name_with_markup_is_shown_as_text(page: Page) -> None:
     page.show(synthetic_report(2, names=(HOSTILE,)))
     assert page.all(".legend button")[0].text == HOSTILE
@@ -395,7 +562,7 @@ def test_one_sae_at_one_point_is_a_page_too(page: Page) -> None:
     sae["points"] = sae["points"][:1]
     page.show(report)
     assert page.one("h1").text == f"{sae['name']} measured on test.npy"
-    assert len(page.all(".point")) == 1
+    assert len(page.all(".curve .point")) == 1
     assert not page.all(".legend, select")
     assert f"needs {sae['at']['0.2']['bits_per_row']:.1f} [" in page.one("main").text
     assert "does not reach it: floor 0.1310 is above" in page.one("main").text
@@ -414,11 +581,12 @@ def without_numbers(value: Any) -> Any:
     "report",
     [
         without_numbers(synthetic_report(2, metric=True)),
+        without_numbers(synthetic_measure()),
         {"kind": "measure", "saes": []},
         {key: None for key in synthetic_report(1)},
         synthetic_report(2) | {"at": None, "pareto": None, "bd_rate": None, "crossings": None, "bootstrap": None},
     ],
-    ids=["no numbers", "no SAE", "nothing", "no comparison"],
+    ids=["no numbers", "no numbers of a measure", "no SAE", "nothing", "no comparison"],
 )
 def test_what_a_report_lacks_is_left_out(page: Page, report: Report) -> None:
     page.show(report)  # and the console stays empty
