@@ -219,7 +219,7 @@ def test_the_verdict_names_the_mdl_sae_and_how_far_the_others_are(page: Page) ->
     (found,) = [sae["at"]["0.12"] for sae in report["saes"] if sae["name"] == best]
     assert f"The MDL-SAE is {best}, at {found['bits_per_row']:.1f} [" in text
     low, high = second["interval"]
-    assert f"{second['a']}, which needs {second['bits']:.1f} [{low:.1f}, {high:.1f}] bits per row more" in text
+    assert f"{second['b']}, which needs {second['bits']:.1f} [{low:.1f}, {high:.1f}] bits per row more" in text
     assert f"counted, it is {verdict['mdl_with_sae']}." in text
     assert "floor 0.1310 is above" in page.table("SAEs at NMSE 0.12", "missing")
 
