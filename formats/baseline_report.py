@@ -80,4 +80,5 @@ def saebench_facts(sae: SAE, ground: Ground) -> dict[str, Any]:
             first += len(x)
 
     scales = scales_of(sae, ground.source.batches(_BATCH), ground.ids)
-    return asdict(saebench_mdl(sae, chunks))
+    facts = asdict(saebench_mdl(sae, chunks))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()}

@@ -23,7 +23,7 @@ def write_page(report: dict[str, Any], path: str | os.PathLike[str], *, force: b
     """Write `report` to `path` as a page, and to the same name with `.json`: the very text that the page embeds.
 
     report: plain values; rates in bits per row, sizes in bytes, NMSE as a fraction; intervals are [low, high]; a
-        difference is the bits of `a` less those of `b`. Numbers that are not finite are written as null. Names may hold
+        difference is the bits of `b` less those of `a`. Numbers that are not finite are written as null. Names may hold
         anything. docs/report.md has the keys; the page passes over those that it does not know.
 
     Raises:
