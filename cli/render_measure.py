@@ -75,7 +75,7 @@ def measure_text(report: dict[str, Any], name: str) -> str:
             "where the bits go (bits per row, adding up to the file)",
             pairs(split),
             *_two_part_text(report),
-            "estimates and other codes (bits per row; arXiv 2410.11179), and the file as a share of them",
+            "other codes (bits per row; arXiv 2410.11179), and the file, without an SAE in it, as a share of them",
             pairs(_estimates(report)),
             *context,
             *groups_text(report["detail"]),
@@ -162,6 +162,8 @@ def _rows_text(rows: float | None) -> str:
 
 def _estimates(report: dict[str, Any]) -> list[tuple[str, str]]:
     estimates, bits = report["estimates"], report["bits_per_row"]
+    if bits is not None:
+        bits -= report["bits"]["decoder"]  # none of these count a model
 
     def beside(value: float | None) -> str:
         return number(value) + (f"   (file / this = {bits / value:.3f})" if value and bits else "")

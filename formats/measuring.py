@@ -145,7 +145,8 @@ def _report(
         tables = None if detail is None else detail.facts(point)
         if extras.arrays is not None:
             with atomic_output(extras.arrays, force=extras.force) as out:
-                np.savez(out, **({} if detail is None else detail.arrays(point)))
+                arrays: dict[str, Any] = {} if detail is None else detail.arrays(point)
+                np.savez(out, **arrays)
     rows, target, statistics = file.n_rows, encoded.goal.target, point.statistics
 
     def per_row(n_bits: float) -> float | None:

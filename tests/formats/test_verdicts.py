@@ -27,6 +27,7 @@ def measured(bits: float, nmse: float, noise: Any = 0.0, tables: int = 100) -> M
     """noise: of each draw, relative, in bits and NMSE alike."""
     draws = np.concatenate([[1.0], 1 + np.broadcast_to(noise, DRAWS - 1)])
     facts = {"bits_per_row": bits, "nmse": nmse, "step": bits / 100, "bytes": {"tables": tables}}
+    facts |= {"file_bytes": int(bits * N_ROWS / 8), "nmse_median": 0.9 * nmse}
     return Measured(Goal.of(), bits * draws, nmse * draws, facts)
 
 
@@ -147,6 +148,10 @@ def test_what_a_curve_takes_at_a_target(hard: Any, dtype: str, item: int) -> Non
     assert facts["interval"][0] < 100 < facts["interval"][1]
     assert facts["sae_bits_per_row"] == 40
     assert facts["total_bits_per_row"] == pytest.approx(140)
+    for n, bits in zip(*facts["total_by_rows"].values(), strict=True):
+        assert bits == pytest.approx(100 - 0.8 + 8 * 5100 / n)
+    nearest = min(one.points, key=lambda point: abs(np.log(point.nmse / TARGET)))
+    assert facts["file"]["file_bytes"] == nearest.facts["file_bytes"]
     for even, weight, rate in (
         (facts["rows_to_break_even_raw"], 0, item * 48),
         (facts["rows_to_break_even_pca"], 8 * 700, 150),
