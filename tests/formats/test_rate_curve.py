@@ -22,7 +22,7 @@ from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.measuring import measure_array
 from saecodec.formats.metric import Metric
 from saecodec.formats.point import Ground
-from saecodec.formats.rate_curve import CurveMaker, Measured, Setting, at_target, nearest
+from saecodec.formats.rate_curve import CurveMaker, Measured, Setting, at_target, efficient, nearest
 from saecodec.formats.two_part import floor_of
 from saecodec.goal import Goal
 from saecodec.nonlinearity import AbsTopK
@@ -244,8 +244,9 @@ def point(bits: list[float], nmses: list[float]) -> Measured:
 def test_bits_at_a_target_lie_on_lines_in_logarithms(pairs: list[tuple[float, float]], target: float) -> None:
     points = [point([bits], [nmse]) for bits, nmse in pairs]
     found = at_target(points, target)
-    order = sorted(pairs, key=lambda pair: pair[1])
-    if not order[0][1] <= target <= order[-1][1]:
+    kept = {(b, n) for b, n in pairs if not any(c <= b and m <= n and (c, m) != (b, n) for c, m in pairs)}
+    order = sorted(kept, key=lambda pair: pair[1])
+    if len(order) < 2 or not order[0][1] <= target <= order[-1][1]:
         assert found is None
         return
     log_bits, log_nmses = np.log([bits for bits, _ in order]), np.log([nmse for _, nmse in order])
@@ -280,6 +281,25 @@ def test_nothing_encloses_without_points() -> None:
 
 
 def test_the_nearest_point_is_so_in_logarithms() -> None:
-    points = [point([1], [0.1]), point([1], [0.3]), point([1], [0.0])]
+    points = [point([2], [0.1]), point([1], [0.3]), point([3], [0.0])]
     assert nearest(points, 0.16) is points[0]
     assert nearest(points, 0.19) is points[1]
+
+
+def test_files_that_are_worse_in_both_do_not_count() -> None:
+    """Steps 0.2 to 1: finer ones are no better, since coarse steps leave out activations that do harm."""
+    points = [point([50], [0.31]), point([40], [0.3]), point([30], [0.28]), point([20], [0.32]), point([5], [0.6])]
+    assert [p.rate for p in efficient(points)] == [30, 20, 5]
+    found = at_target(points, 0.31)
+    assert found is not None
+    assert 20 < found[0] < 30
+    assert nearest(points, 0.305) is points[3]
+
+
+def test_a_curve_that_turns_back_is_followed_where_it_is_cheap(make_sae: MakeSAE, rows: Rows) -> None:
+    made = Made(make_sae("topk", 4, 8, 48), rows, [0.466])
+    assert made.nmses[0] < 0.466 < made.floor
+    found = at_target(made.points, 0.466)
+    assert found is not None
+    assert min(abs(nmse / 0.466 - 1) for nmse in made.nmses if nmse != made.floor) <= 0.005
+    assert found[0] < min(p.rate for p in made.points if p.facts["step"] < 1)
