@@ -25,7 +25,7 @@ from saecodec.formats.point import Ground
 from saecodec.formats.rate_curve import CurveMaker, Measured, Setting, at_target, efficient, nearest
 from saecodec.formats.two_part import floor_of
 from saecodec.goal import Goal
-from saecodec.nonlinearity import AbsTopK
+from saecodec.nonlinearity import AbsTopK, ReLU
 from saecodec.sae import SAE
 
 Rows = npt.NDArray[Any]
@@ -147,11 +147,15 @@ def test_a_target_just_above_the_floor_takes_finer_steps(rows: Rows) -> None:
     assert min(point.facts["step"] for point in made.points) < 0.25
 
 
-def test_a_search_goes_below_the_floor(sae: SAE, rows: Rows) -> None:
-    floor = Made(sae, rows, []).floor
-    made = Made(sae, rows, [0.9 * floor], Setting("pursuit", chunk_rows=128))
+def test_a_search_goes_below_the_floor_and_takes_finer_steps_for_it(rows: Rows) -> None:
+    """An encoder that shrinks every activation by 0.3, which a search does not."""
+    encoder = Encoder(torch.eye(8), torch.full((8,), -0.3), ReLU(), True)
+    sae = SAE(torch.eye(8), torch.zeros(8), encoder, "relu", "shrinks")
+    made = Made(sae, np.abs(rows[:100]), [0.022], Setting("refit", chunk_rows=128))
     check_points(made)
-    assert at_target(made.points, 0.9 * floor) is not None
+    assert made.floor > 0.1
+    assert at_target(made.points, 0.022) is not None
+    assert min(point.facts["step"] for point in made.points) < 0.25
 
 
 def test_a_residual_layer_reaches_any_target(sae: SAE, rows: Rows) -> None:
