@@ -19,7 +19,7 @@ from saecodec.bootstrap import interval
 from saecodec.curves import RatePoint, bd_rate, bits_at, crossings, front
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.formats.point import Ground
-from saecodec.formats.rate_curve import Measured, at_target, efficient, nearest
+from saecodec.formats.rate_curve import Measured, at_target, nearest
 from saecodec.formats.two_part import break_even, shortest_by_rows
 
 Figures = NDArray[np.float64]
@@ -34,8 +34,9 @@ class Curve:
     decoder_bytes: int
 
     def rate_points(self) -> list[RatePoint]:
-        """Bits per row and NMSE on all rows, of the `efficient` files."""
-        return [RatePoint(point.rate, point.nmse) for point in efficient(self.points)]
+        """Bits per row and NMSE on all rows, of the files that no other undercuts in both."""
+        points = [RatePoint(point.rate, point.nmse) for point in self.points]
+        return [points[i] for i in front(points)]
 
 
 @dataclass(frozen=True, eq=False)

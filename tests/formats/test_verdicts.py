@@ -26,8 +26,7 @@ TARGET = 0.2
 def measured(bits: float, nmse: float, noise: Any = 0.0, tables: int = 100) -> Measured:
     """noise: of each draw, relative, in bits and NMSE alike."""
     draws = np.concatenate([[1.0], 1 + np.broadcast_to(noise, DRAWS - 1)])
-    facts = {"bits_per_row": bits, "nmse": nmse, "nmse_median": nmse, "step": bits / 100}
-    facts |= {"file_bytes": 125 * bits, "bytes": {"tables": tables}}
+    facts = {"bits_per_row": bits, "nmse": nmse, "step": bits / 100, "bytes": {"tables": tables}}
     return Measured(Goal.of(), bits * draws, nmse * draws, facts)
 
 
