@@ -239,6 +239,8 @@ def test_saes_of_one_name_are_told_apart_by_their_folders_and_brackets_are_no_pa
     assert [sae["name"] for sae in report["saes"]] == ["one/s[k=3]", "two/s[k=3]"]
     assert report["at"]["0.5"]["ties"] == ["two/s[k=3]"]
     assert report["at"]["0.5"]["differences"][0]["bits"] == 0
+    text = run("compare", folder / "few.npy", one, two, "--nmse", "0.5", "--no-baselines").stdout
+    assert re.search(r"^two/s\[k=3\] .* \+0\.0 +0\.0 to 0\.0 tie ", text, re.MULTILINE)
 
 
 def test_warnings_are_on_stderr(folder: Path, tmp_path: Path) -> None:
