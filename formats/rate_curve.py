@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS
-from saecodec.curves import between, enclosing
+from saecodec.curves import RatePoint, between, enclosing, front
 from saecodec.decoder_precision import FLOAT32
 from saecodec.errors import TargetError
 from saecodec.formats.detail import DetailCollector
@@ -127,13 +127,14 @@ class CurveMaker:
         else:
             # A search goes below the SAE's own floor, how far is not known beforehand.
             least = floor if self._setting.search == "none" else 0.0
-            points = self._ladder([target for target in targets if target > least])
+            points = self._ladder(targets, least)
         return sorted(points, key=lambda point: point.nmse)
 
     def _at_step(self, step: Step) -> Measured:
         return self.measure(Goal.of(step, search=self._setting.search))
 
-    def _ladder(self, targets: Sequence[float]) -> list[Measured]:
+    def _ladder(self, targets: Sequence[float], least: float) -> list[Measured]:
+        within = [target for target in targets if target > least]
         points = [self._at_step(Step(_FIRST, True))]
         ceiling = max([_CEILING, *(_BESIDE[1] * target for target in targets)])
         while points[-1].nmse < ceiling and len(points) < _MAX_STEPS:
@@ -142,18 +143,18 @@ class CurveMaker:
                 break  # nothing is left to code
         for halvings in range(1, _MAX_FINER + 1):
             finest = min(point.nmse for point in points)
-            if finest <= min(targets, default=1.0):
+            if finest <= min(within, default=1.0):
                 break
             points.append(self._at_step(Step(_FIRST / 2**halvings, True)))
             if points[-1].nmse > finest * (1 - 1e-4):
                 break  # that was the floor
-        for target in targets:
+        for target in targets:  # levels shrink activations, which may take a file a little below the floor
             for _ in range(2):
-                nmses = [point.nmse for point in points]
-                pair = enclosing(nmses, target)
-                if pair is None or min(abs(nmse / target - 1) for nmse in nmses) <= _NEAR:
+                best = efficient(points)
+                pair = enclosing([point.nmse for point in best], target)
+                if pair is None or min(abs(point.nmse / target - 1) for point in best) <= _NEAR:
                     break
-                a, b = ((np.array(points[i].facts["step"]), np.array(points[i].nmse)) for i in pair)
+                a, b = ((np.array(best[i].facts["step"]), np.array(best[i].nmse)) for i in pair)
                 points.append(self._at_step(Step(float(between(a, b, target)), False)))
         return points
 
@@ -162,7 +163,8 @@ class CurveMaker:
         aims |= {min(targets) / _BEYOND, max(targets) * _BEYOND}
         points = self._aimed_at(aims)
         # A target below which another is out of reach, or that few rows miss, may have files on one side only.
-        bare = [target for target in targets if enclosing([point.nmse for point in points], target) is None]
+        nmses = [point.nmse for point in efficient(points)]
+        bare = [target for target in targets if enclosing(nmses, target) is None]
         beyond = {aim for target in bare for aim in (target / _BEYOND, target * _BEYOND)} - aims
         return points + self._aimed_at(beyond)
 
@@ -177,17 +179,26 @@ class CurveMaker:
         return points
 
 
+def efficient(points: Sequence[Measured]) -> list[Measured]:
+    """The points that no other undercuts in both bits and NMSE, by rising NMSE and falling bits.
+
+    Coarse steps leave out small activations, which may do harm, so finer files can be worse in both.
+    """
+    return [points[i] for i in front([RatePoint(point.rate, point.nmse) for point in points])]
+
+
 def at_target(points: Sequence[Measured], target: float) -> Figures | None:
     """Bits per row at an NMSE in each draw, float64 (1 + B,): on the line, in logarithms, through the two points that
-    enclose it on all rows. None where none do."""
-    pair = enclosing([point.nmse for point in points], target)
+    enclose it on all rows, of those that are `efficient`. None where none do."""
+    best = efficient(points)
+    pair = enclosing([point.nmse for point in best], target)
     if pair is None:
         return None
-    a, b = (points[i] for i in pair)
+    a, b = (best[i] for i in pair)
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack variance, or error
         return between((a.bits, a.nmses), (b.bits, b.nmses), target)
 
 
 def nearest(points: Sequence[Measured], target: float) -> Measured:
-    """The point whose NMSE is nearest to a target, in logarithms."""
-    return min(points, key=lambda point: abs(math.log(max(point.nmse, 1e-300) / target)))
+    """The `efficient` point whose NMSE is nearest to a target, in logarithms."""
+    return min(efficient(points), key=lambda point: abs(math.log(max(point.nmse, 1e-300) / target)))

@@ -38,8 +38,9 @@ class Curve:
     floor: float | None = None
 
     def rate_points(self) -> list[RatePoint]:
-        """Bits per row and NMSE on all rows."""
-        return [RatePoint(point.rate, point.nmse) for point in self.points]
+        """Bits per row and NMSE on all rows, of the files that no other undercuts in both."""
+        points = [RatePoint(point.rate, point.nmse) for point in self.points]
+        return [points[i] for i in front(points)]
 
 
 @dataclass(frozen=True, eq=False)

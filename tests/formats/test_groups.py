@@ -154,13 +154,13 @@ def test_too_many_groups_are_refused() -> None:
 def test_a_measure_tells_groups_of_the_rows_that_stay(sae: SAE, rows: Rows, tmp_path: Path) -> None:
     labels = np.array(["a", "b", "c"])[np.arange(N) % 3]
     np.save(tmp_path / "labels", labels)
-    np.save(tmp_path / "mask", labels != "b")
+    np.save(tmp_path / "mask", labels != "a")
     extras = Extras(group=str(tmp_path / "labels.npy"))
     report = measure_array(
         MemoryArray(rows), sae=sae, extras=extras, selection=Selection(mask=str(tmp_path / "mask.npy"))
     )
     columns = report["detail"]["groups"]["columns"]
-    assert (columns["group"], columns["rows"]) == (["a", "c"], [100, 100])
+    assert (columns["group"], columns["rows"]) == (["b", "c"], [100, 100])
     assert np.mean(columns["bits"]) < report["bits_per_row"]
     assert np.mean(columns["bits"]) > report["bits_per_row"] - 8 * (report["bytes"]["tables"] + 500) / 200
     assert json.loads(json.dumps(report, allow_nan=False)) == report

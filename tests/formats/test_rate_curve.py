@@ -22,10 +22,10 @@ from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.measuring import measure_array
 from saecodec.formats.metric import Metric
 from saecodec.formats.point import Ground
-from saecodec.formats.rate_curve import CurveMaker, Measured, Setting, at_target, nearest
+from saecodec.formats.rate_curve import CurveMaker, Measured, Setting, at_target, efficient, nearest
 from saecodec.formats.two_part import floor_of
 from saecodec.goal import Goal
-from saecodec.nonlinearity import AbsTopK
+from saecodec.nonlinearity import AbsTopK, ReLU
 from saecodec.sae import SAE
 
 Rows = npt.NDArray[Any]
@@ -147,11 +147,15 @@ def test_a_target_just_above_the_floor_takes_finer_steps(rows: Rows) -> None:
     assert min(point.facts["step"] for point in made.points) < 0.25
 
 
-def test_a_search_goes_below_the_floor(sae: SAE, rows: Rows) -> None:
-    floor = Made(sae, rows, []).floor
-    made = Made(sae, rows, [0.9 * floor], Setting("pursuit", chunk_rows=128))
+def test_a_search_goes_below_the_floor_and_takes_finer_steps_for_it(rows: Rows) -> None:
+    """An encoder that shrinks every activation by 0.3, which a search does not."""
+    encoder = Encoder(torch.eye(8), torch.full((8,), -0.3), ReLU(), True)
+    sae = SAE(torch.eye(8), torch.zeros(8), encoder, "relu", "shrinks")
+    made = Made(sae, np.abs(rows[:100]), [0.022], Setting("refit", chunk_rows=128))
     check_points(made)
-    assert at_target(made.points, 0.9 * floor) is not None
+    assert made.floor > 0.1
+    assert at_target(made.points, 0.022) is not None
+    assert min(point.facts["step"] for point in made.points) < 0.25
 
 
 def test_a_residual_layer_reaches_any_target(sae: SAE, rows: Rows) -> None:
@@ -244,8 +248,9 @@ def point(bits: list[float], nmses: list[float]) -> Measured:
 def test_bits_at_a_target_lie_on_lines_in_logarithms(pairs: list[tuple[float, float]], target: float) -> None:
     points = [point([bits], [nmse]) for bits, nmse in pairs]
     found = at_target(points, target)
-    order = sorted(pairs, key=lambda pair: pair[1])
-    if not order[0][1] <= target <= order[-1][1]:
+    kept = {(b, n) for b, n in pairs if not any(c <= b and m <= n and (c, m) != (b, n) for c, m in pairs)}
+    order = sorted(kept, key=lambda pair: pair[1])
+    if len(order) < 2 or not order[0][1] <= target <= order[-1][1]:
         assert found is None
         return
     log_bits, log_nmses = np.log([bits for bits, _ in order]), np.log([nmse for _, nmse in order])
@@ -280,6 +285,25 @@ def test_nothing_encloses_without_points() -> None:
 
 
 def test_the_nearest_point_is_so_in_logarithms() -> None:
-    points = [point([1], [0.1]), point([1], [0.3]), point([1], [0.0])]
+    points = [point([2], [0.1]), point([1], [0.3]), point([3], [0.0])]
     assert nearest(points, 0.16) is points[0]
     assert nearest(points, 0.19) is points[1]
+
+
+def test_files_that_are_worse_in_both_do_not_count() -> None:
+    """Steps 0.2 to 1: finer ones are no better, since coarse steps leave out activations that do harm."""
+    points = [point([50], [0.31]), point([40], [0.3]), point([30], [0.28]), point([20], [0.32]), point([5], [0.6])]
+    assert [p.rate for p in efficient(points)] == [30, 20, 5]
+    found = at_target(points, 0.31)
+    assert found is not None
+    assert 20 < found[0] < 30
+    assert nearest(points, 0.305) is points[3]
+
+
+def test_a_curve_that_turns_back_is_followed_where_it_is_cheap(make_sae: MakeSAE, rows: Rows) -> None:
+    made = Made(make_sae("topk", 4, 8, 48), rows, [0.466])
+    assert made.nmses[0] < 0.466 < made.floor
+    found = at_target(made.points, 0.466)
+    assert found is not None
+    assert min(abs(nmse / 0.466 - 1) for nmse in made.nmses if nmse != made.floor) <= 0.005
+    assert found[0] < min(p.rate for p in made.points if p.facts["step"] < 1)

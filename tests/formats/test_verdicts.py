@@ -215,3 +215,13 @@ def test_verdicts_are_strict_json(hard: Any) -> None:
     told += [found.of_curve(one, ground, None) for one in some]
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert len(list(itertools.chain(found.verdict()["differences"]))) == 3
+
+
+def test_files_that_are_worse_in_both_are_in_no_curve() -> None:
+    """Of a curve that turns back: lines through its finer files would cross the other's."""
+    other = Curve("b", [measured(60, 0.1), measured(25, 0.4)], 0)
+    turning = Curve("a", [measured(90, 0.31), measured(80, 0.3), measured(30, 0.28), measured(20, 0.4)], 0)
+    assert [(point.bits, point.nmse) for point in turning.rate_points()] == [(30, 0.28), (20, 0.4)]
+    assert all_crossings([turning, other]) == []
+    found = at(turning, other, target=0.305).verdict()
+    assert found["mdl"] == "a"
