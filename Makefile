@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results checkpoints inputs rd context latents clean
+.PHONY: help demo test lint results checkpoints inputs rd context latents paper-mnist clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
@@ -18,6 +18,7 @@ help:
 	@echo "make rd           measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
 	@echo "make context      measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
 	@echo "make latents      measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
+	@echo "make paper-mnist  measure docs/paper_mnist.md again (DATA=folder, MNIST_SAES=folder; an hour and a half)"
 	@echo "make clean        remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.
@@ -63,6 +64,13 @@ context: $(STAMP)
 
 latents: $(STAMP)
 	$(BIN)/python docs/make_latents.py $(DATA)
+
+# docs/train_mnist.py skips the SAEs that are there already.
+MNIST_SAES ?= build/mnist_saes
+paper-mnist: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python docs/train_mnist.py $(DATA) $(MNIST_SAES)
+	$(BIN)/python docs/paper_mnist.py $(DATA) $(MNIST_SAES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
