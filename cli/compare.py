@@ -130,19 +130,24 @@ def compare(
 
 def check_outputs(report: str | None, plots: tuple[str, ...], table: str | None, force: bool) -> None:
     """OutputError, before any work, when an output cannot have its name, or is there already."""
+    from saecodec.errors import OutputError
     from saecodec.formats.atomic import check_output_path
 
+    outputs = [*plots, *filter(None, [table])]
+    if report:
+        from saecodec.formats.page import check_page_path
+
+        outputs += check_page_path(report, force=force)
     for path in (*plots, *filter(None, [table])):
         check_output_path(path, force=force)
+    same = [path for path in outputs if sum(os.path.realpath(other) == os.path.realpath(path) for other in outputs) > 1]
+    if same:
+        raise OutputError(f"{same[0]}: would be written twice: a page has its JSON beside it; choose another name")
     if plots:
         from saecodec.formats.plot import check_plot_path
 
         for path in plots:
             check_plot_path(path)
-    if report:
-        from saecodec.formats.page import check_page_path
-
-        check_page_path(report, force=force)
 
 
 def write_pictures(facts: dict[str, Any], report: str | None, plots: tuple[str, ...], force: bool) -> None:

@@ -73,7 +73,10 @@ def sae_of(path: str, device: str) -> SAE:
 
     k, scale = sae_told()
     sae = load_sae(path, device, k=k, input_scale=scale)
-    if sae.metadata.get("normalize_activations") == "expected_average_only_in" and "input scale" not in sae.source:
+    scaled = sae.metadata.get("normalize_activations") == "expected_average_only_in"
+    warned = click.get_current_context().meta.setdefault(f"{__name__}.warned", set())
+    if scaled and "input scale" not in sae.source and path not in warned:
+        warned.add(path)
         click.echo(
             f"Warning: {path} was trained on scaled rows (expected_average_only_in). If its norm_scaling_factor is not "
             "folded into the weights, give it: --input-scale F (1 if it is)",

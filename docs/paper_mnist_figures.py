@@ -15,7 +15,8 @@ from paper_mnist_shapes import SIDE
 PANELS = (
     ("plain", "bits", "SAE alone"),
     ("residual", "bits", "with a residual layer"),
-    ("residual", "total_many", "the same, decoder over 60,000 images"),
+    ("residual", "data", "the same, tables and basis out"),
+    ("residual", "total_many", "all, decoder too, over 60,000 images"),
 )
 _COLUMNS = 4  # of the features of one SAE
 
@@ -23,7 +24,7 @@ _COLUMNS = 4  # of the features of one SAE
 def plot_rates(saes: Sequence[dict[str, Any]], path: Path) -> None:
     """Bits per image against k, a line for each width, and against width, a line for each k."""
     matplotlib.rcParams["svg.hashsalt"] = "paper"  # the same facts give the same file
-    figure = Figure(figsize=(10.5, 6.4), layout="constrained")
+    figure = Figure(figsize=(13.5, 6.2), layout="constrained")
     axes = figure.subplots(2, len(PANELS))
     for row, (x, line) in zip(axes, (("k", "width"), ("width", "k")), strict=True):
         for place, (panel, (part, count, title)) in enumerate(zip(row, PANELS, strict=True)):
@@ -49,7 +50,7 @@ def plot_features(shown: Sequence[tuple[str, NDArray[np.float32]]], path: Path) 
     """Decoder images (N, 784) of SAEs side by side under their titles: red is ink, blue takes it away, each image by
     its own largest value."""
     rows = -(-len(shown[0][1]) // _COLUMNS)
-    figure = Figure(figsize=(10.5, 5.4), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.3), layout="constrained")
     axes = figure.subplots(1, len(shown))
     for panel, (title, images) in zip(axes, shown, strict=True):
         scaled = images / np.abs(images).max(1, keepdims=True)

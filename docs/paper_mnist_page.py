@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from make_context import table
+from paper_mnist_counts import COUNTS, IMAGES
+from train_mnist import KS, WIDTHS
 
 Facts = dict[str, Any]
 
@@ -120,6 +123,7 @@ def page(facts: Facts) -> str:
         "plain": grid(saes, rated(facts, "plain", "bits")),
         "plain_many": grid(saes, rated(facts, "plain", "total_many")),
         "residual": grid(saes, rated(facts, "residual", "bits"), residual_widths(saes)),
+        "residual_data": grid(saes, rated(facts, "residual", "data"), residual_widths(saes)),
         "residual_many": grid(saes, rated(facts, "residual", "total_many"), residual_widths(saes)),
         "parts": parts_of(saes),
         "ink": grid(saes, lambda sae: f"{100 * sae['shape']['ink']:.1f} / {sae['shape']['pieces']:.0f}"),
@@ -132,18 +136,44 @@ def page(facts: Facts) -> str:
         "mdl_ink": f"{100 * best['shape']['ink']:.1f} %",
         "mdl_l0": f"{best['plain']['l0']:.1f}",
         "mdl_coded_l0": f"{best['plain']['coded_l0']:.1f}",
-        "shared_mdl": words(facts["shared"]["best"]),
-        "shared_mdl_bits": f"{facts['shared']['saes'][facts['shared']['best']]['bits']:.1f}",
         "pca_bits": f"{pca['bits_per_row']:.1f}",
-        "pca_many": f"{pca['bits_per_row'] + 8 * pca['model_bytes'] / 60_000:.1f}",
-        "unit": facts["plain"]["bootstrap"]["unit"],
+        "pca_many": f"{pca['bits_per_row'] + 8 * pca['model_bytes'] / IMAGES:.1f}",
+        "target": f"{facts['target']:g}",
+        "untrained": untrained(saes),
+        "envelope": envelope(facts, "plain"),
+        "residual_envelope": envelope(facts, "residual"),
+        "residual_widths": ", ".join(map(str, residual_widths(saes))),
+        "most_dead": f"{100 * max(sae['shape']['dead'] for sae in saes):.0f} %",
+        "eight": ", ".join(f"{by_name[f'mnist_{width}_k8']['plain']['bits']:.1f}" for width in (256, 512, 1024)),
+        "shared_eight": ", ".join(
+            f"{facts['shared']['saes'][f'mnist_{width}_k8']['bits']:.1f}" for width in (256, 512, 1024)
+        ),
+        "unit": facts["plain"]["bootstrap"]["unit"].replace("sequences", "images"),
+        "whole": grid(saes, lambda sae: f"{100 * sae['shape']['whole']:.0f} %"),
+        "mdl_whole": f"{100 * best['shape']['whole']:.0f} %",
+        "apart": f"{max(abs(sae['residual']['bits'] - sae['plain']['bits']) for sae in alone(saes)):.1f}",
     }
+    wide = [sae for sae in saes if sae["width"] >= 64]
+    layered = [sae for sae in saes if "data" in sae["residual"]]
+    for k in KS:
+        fields[f"ink_{k}"] = spread(wide, k, lambda sae: 100 * sae["shape"]["ink"])
+        fields[f"whole_{k}"] = spread(wide, k, lambda sae: 100 * sae["shape"]["whole"])
+        fields[f"data_{k}"] = spread(layered, k, lambda sae: sae["residual"]["data"])
     for part, verdicts in (("plain", plain), ("residual", residual)):
-        for count in ("bits", "total", "total_many"):
+        for count in COUNTS:
             fields[f"{part}_{count}_best"] = words(verdicts[count]["best"])
             fields[f"{part}_{count}_bits"] = f"{verdicts[count]['bits']:.1f}"
             fields[f"{part}_{count}_ties"] = tied(facts, part, count)
     return (Path(__file__).parent / "paper_mnist.template.md").read_text().format(**fields)
+
+
+def alone(saes: Sequence[Facts]) -> list[Facts]:
+    """Those that came out shorter without a residual layer where they could have had one."""
+    return [
+        sae
+        for sae in saes
+        if "bits" in sae["plain"] and "bits" in sae["residual"] and "residual" not in sae["residual"]["parts"]
+    ]
 
 
 def residual_widths(saes: Sequence[Facts]) -> list[int]:
@@ -151,8 +181,71 @@ def residual_widths(saes: Sequence[Facts]) -> list[int]:
     return sorted({sae["width"] for sae in saes if sae["residual"]})
 
 
+def spread(saes: Sequence[Facts], k: int, value: Callable[[Facts], float]) -> str:
+    """The least and the largest of a value over the widths at one k."""
+    values = [value(sae) for sae in saes if sae["k"] == k]
+    return f"{min(values):.1f} to {max(values):.1f}"
+
+
+def untrained(saes: Sequence[Facts]) -> str:
+    """What of the grid is not there, in words."""
+    held = {(sae["width"], sae["k"]) for sae in saes}
+    missing = {
+        width: [str(k) for k in KS if k <= width // 2 and (width, k) not in held]
+        for width in WIDTHS
+        if any((width, k) not in held for k in KS if k <= width // 2)
+    }
+    each = [f"width {width} (k = {', '.join(ks)})" for width, ks in missing.items()]
+    return f"Left out for time: {'; '.join(each)}." if each else ""
+
+
+def envelope(facts: Facts, part: str) -> str:
+    """From how many images on which SAE is the shortest description, decoder and tables counted."""
+    steps = [f"{words(step['name'])} from {step['from_rows']:,.0f} on" for step in facts[part]["shortest_from_rows"]]
+    return "; ".join(steps)
+
+
 def claims(facts: Facts, saes: Sequence[Facts]) -> dict[str, bool]:
     """What the text says in words, and whether it is so."""
-    reach = [sae for sae in saes if "bits" in sae["plain"]]
-    best = facts["plain"]["verdicts"]["bits"]["best"]
-    return {}
+    plain, residual = facts["plain"]["verdicts"], facts["residual"]["verdicts"]
+    at = {(sae["width"], sae["k"]): sae for sae in saes}
+
+    def k_of(name: str) -> int:
+        return int(name.split("_k")[1])
+
+    def width_of(name: str) -> int:
+        return int(name.removeprefix("mnist_").split("_k")[0])
+
+    def bits(part: str, count: str, width: int, k: int) -> float:
+        return float(at[width, k][part].get(count, float("inf"))) if (width, k) in at else float("inf")
+
+    inks = {k: [sae["shape"]["ink"] for sae in saes if sae["k"] == k and sae["width"] >= 64] for k in KS}
+    whole = {k: [sae["shape"]["whole"] for sae in saes if sae["k"] == k and sae["width"] >= 64] for k in KS}
+    shared_at = facts["shared"]["saes"]
+    eight = [bits("plain", "bits", width, 8) for width in (256, 512, 1024)]
+    return {
+        "alone, no k below 8 reaches the target": all(sae["k"] >= 8 for sae in saes if "bits" in sae["plain"]),
+        "the MDL-SAE has k = 8": k_of(plain["bits"]["best"]) == 8,
+        "k = 32 takes more than k = 16 at every width that has both": all(
+            bits("plain", "bits", width, 32) > bits("plain", "bits", width, 16) for width in (64, 128, 256, 512)
+        ),
+        "with a residual layer the best has k = 8, 4 to 16 otherwise": k_of(residual["bits"]["best"]) == 8
+        and all(4 <= k_of(residual[count]["best"]) <= 16 for count in COUNTS),
+        "basis out, k = 1 and k = 32 take more than k = 4 and k = 8 at every width": all(
+            min(bits("residual", "data", width, k) for k in (1, 32))
+            > max(bits("residual", "data", width, k) for k in (4, 8))
+            for width in residual_widths(saes)
+        ),
+        "ink falls with k from 1 to 16": all(min(inks[a]) > max(inks[b]) for a, b in pairwise((1, 2, 4, 8, 16))),
+        "a narrower SAE is the shortest with its decoder": width_of(plain["total_many"]["best"])
+        < width_of(plain["bits"]["best"]),
+        "at k = 8 widths from 256 on are within a bit here": max(eight) - min(eight) < 1,
+        "and each step of width takes more in the shared ones": shared_at["mnist_256_k8"]["bits"]
+        < shared_at["mnist_512_k8"]["bits"]
+        < shared_at["mnist_1024_k8"]["bits"],
+        "firings of whole digits fall with k at every width from 64 on": all(
+            min(whole[a]) > max(whole[b]) for a, b in pairwise((1, 4, 8))
+        ),
+        "principal components take more than the MDL-SAE": facts["baselines"]["pca"]["bits_per_row"]
+        > plain["bits"]["bits"],
+    }

@@ -17,6 +17,7 @@ from saecodec.formats.array_source import ArraySource
 from saecodec.sae import SAE
 
 SIDE = 28
+WHOLE = 0.09  # ink of whole digits: nine in ten test images have more
 _INK = 1 / 3  # of the largest pixel
 _MIN_PIECE = 4  # pixels
 _BATCH = 2048
@@ -53,13 +54,15 @@ def use_of(sae: SAE, source: ArraySource) -> NDArray[np.float64]:
 
 
 def shapes_of(sae: SAE, source: ArraySource) -> dict[str, Any]:
-    """Medians over latents, each as often as it fires: ink, pieces, firing rate. dead: share that never fires."""
+    """Medians over latents, each as often as it fires: ink, pieces, firing rate. whole: share of the firings that are
+    of latents with the ink of `WHOLE` or more. dead: share of the latents that never fire."""
     use = use_of(sae, source)
     ink, pieces = extents(sae.w_dec.numpy())
     return {
         "ink": weighted_median(ink, use),
         "pieces": weighted_median(pieces, use),
         "rate": weighted_median(use, use),
+        "whole": float(use[ink >= WHOLE].sum() / use.sum()),
         "dead": float((use == 0).mean()),
     }
 

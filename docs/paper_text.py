@@ -23,7 +23,8 @@ def write(held: dict[str, Any]) -> None:
     sections = {"b": _table, "c": _splitting, "d": _hierarchy}
     fields = {part: text(held[part]) if part in held else "(not measured yet)" for part, text in sections.items()}
     mnist = DOCS / "paper_mnist.md"
-    fields["a"] = mnist.read_text().strip() if mnist.exists() else "(not measured yet)"
+    # Its own title goes: the section has one.
+    fields["a"] = mnist.read_text().partition("\n")[2].strip() if mnist.exists() else "(not measured yet)"
     text = (DOCS / "paper.template.md").read_text()
     for name, value in fields.items():
         text = text.replace("{" + name + "}", value)

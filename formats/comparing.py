@@ -66,18 +66,14 @@ def compare(
     targets = sorted({float(f"{target:g}") for target in targets})
     if not targets or not all(0 < target < 1 for target in targets):
         raise InputError(f"SAEs are compared at NMSE values between 0 and 1, got {targets or 'none'}")
-    ground: Ground | None = None
-    groups: Groups | None = None
+    pairs = named(candidates)
+    rows = _rows(source, pairs)
+    ground = _ground(rows, seq, selection)
+    groups = None if group is None else Groups.load(group, rows.n_rows, ground.numbers)
     curves: list[Curve] = []
     saes: list[dict[str, Any]] = []
-    for name, candidate in named(candidates):
+    for name, candidate in pairs:
         sae = candidate.load()
-        rows = rows_for(source, sae.width, sae.row_dims)
-        if rows.width != sae.width:
-            raise InputError(f"{source.path}: shape {source.shape}, but the SAE {name!r} codes rows of {sae.width}")
-        if ground is None:
-            ground = _ground(rows, seq, selection)
-            groups = None if group is None else Groups.load(group, rows.n_rows, ground.numbers)
         floor = floor_of(sae, ground.source, ground.ids)
         decoder = decoder_facts(sae, floor)
         maker = CurveMaker(name, with_precision(sae, setting.weights), ground, setting, log, metric)
@@ -100,8 +96,6 @@ def compare(
                 "detail": maker.detail(nearest(curve.points, targets[0]), groups) if detail and curve.points else None,
             }
         )
-    if ground is None:
-        raise InputError("no SAE to compare: give one or more")
     sample = sample_rows(ground.source) if baselines else None
     others = {f"{t:g}": None if sample is None else baselines_at(sample, t, ground.source.n_rows) for t in targets}
     found = {f"{t:g}": AtTarget.of(curves, t, ground.source.n_rows) for t in targets}
@@ -142,6 +136,20 @@ def named(candidates: Sequence[Candidate]) -> list[tuple[str, Candidate]]:
             length += 1
         out.append(("/".join(part[-length:]), candidate))
     return out
+
+
+def _rows(source: ArraySource, candidates: Sequence[tuple[str, Candidate]]) -> ArraySource:
+    """The array as rows of the SAEs, each of which is loaded once for this: what cannot be measured is told at once."""
+    rows: ArraySource | None = None
+    for name, candidate in candidates:
+        sae = candidate.load()
+        of_sae = rows_for(source, sae.width, sae.row_dims)
+        if of_sae.width != sae.width:
+            raise InputError(f"{source.path}: shape {source.shape}, but the SAE {name!r} codes rows of {sae.width}")
+        rows = rows or of_sae
+    if rows is None:
+        raise InputError("no SAE to compare: give one or more")
+    return rows
 
 
 def _ground(rows: ArraySource, seq: NDArray[np.integer[Any]] | str | None, selection: Selection) -> Ground:

@@ -104,6 +104,8 @@ def two_part(
     decoder, by precision. raw_bits: of a row as it was given. pca: the linear codec at the same NMSE, or None.
     """
     data = sum(n for part, n in parts.items() if part not in ("tables", "decoder"))
+    if parts["decoder"]:
+        data -= HEAD_BYTES  # the head of its frame is the decoder's
     prior = parts["tables"] + prior_bytes
 
     def per_row(n_bytes: float) -> float | None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,13 +7,15 @@ import torch
 import train_mnist
 from hypothesis import given
 from hypothesis import strategies as st
-from paper_mnist_counts import IMAGES, rates, verdict
+from paper_mnist_counts import IMAGES, parts_at, rates, verdict
+from paper_mnist_page import page
 from paper_mnist_shapes import SIDE, extents, weighted_median
 from train_mnist import AUXILIARY, Selection, Weights, gradients, judged, save
 
 import saecodec
 from saecodec.distortion import Distortion
 
+DOCS = Path(__file__).parent.parent / "docs"
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
 
 
@@ -97,15 +100,37 @@ def test_weighted_median_is_the_median_of_repeats(pairs):
 
 def test_a_decoder_moves_differences_and_does_not_widen_them():
     at = {"bits_per_row": 50.0, "interval": [49.0, 51.0], "total_bits_per_row": 58.0}
-    # 1,000 rows: the decoder is 8 bits of each, the tables 4.
-    small = rates(at, {"support": 5750, "tables": 500, "side": 0}, 1000, 1000)
-    assert small["parts"] == {"support": 46.0, "tables": 4.0}
+    # Halfway, in logarithms, between two files with other tables. The decoder is 8 bits of each of 1,000 rows.
+    fine = {"nmse": 0.2, "bytes": {"support": 5850, "tables": 400, "side": 0}}
+    coarse = {"nmse": 0.3125, "bytes": {"support": 5650, "tables": 600, "side": 0}}
+    parts = parts_at([fine, coarse], 0.25)
+    assert parts == pytest.approx({"support": 5750, "tables": 500, "side": 0})
+    small = rates(at, parts, 1000, 1000)
+    assert small["parts"] == pytest.approx({"support": 46.0, "tables": 4.0})
+    assert small["total"] == pytest.approx(at["total_bits_per_row"])
+    assert small["data"] == pytest.approx(46)
     assert small["total_many"] == pytest.approx(46 + (4000 + 8000) / IMAGES)
-    a, b = {"bits": 50.0, "total": 60.0, "total_many": 51.0}, {"bits": 52.0, "total": 55.0, "total_many": 52.9}
+    a = {"bits": 50.0, "data": 46.0, "total": 60.0, "total_many": 51.0}
+    b = {"bits": 52.0, "data": 48.0, "total": 55.0, "total_many": 52.9}
+    a["shared"], b["shared"] = 14000.0, 7000.0
     pair = {"a": "a", "b": "b", "bits": 2.0, "interval": [1.0, 3.0]}
-    found = verdict({"differences": [pair], "shortest_from_rows": []}, {"a": a, "b": b, "c": {}})["verdicts"]
+    told = verdict({"differences": [pair]}, {"a": a, "b": b, "c": {}})
+    assert told["shortest_from_rows"] == [{"from_rows": 0.0, "name": "b"}, {"from_rows": 3500.0, "name": "a"}]
+    found = told["verdicts"]
     assert found["bits"] == {"best": "a", "bits": 50.0, "ties": [], "above": {"b": [2.0, 1.0, 3.0]}}
     assert found["total"]["best"] == "b"
     assert found["total"]["above"]["a"] == pytest.approx([5.0, 4.0, 6.0])
-    near = verdict({"differences": [pair | {"interval": [-0.5, 4.5]}], "shortest_from_rows": []}, {"a": a, "b": b})
+    near = verdict({"differences": [pair | {"interval": [-0.5, 4.5]}]}, {"a": a, "b": b})
     assert near["verdicts"]["bits"]["ties"] == ["b"]
+
+
+def test_the_page_is_what_its_facts_say():
+    facts = json.loads((DOCS / "paper_mnist.json").read_text())
+    assert page(facts) == (DOCS / "paper_mnist.md").read_text()
+
+
+def test_the_page_refuses_facts_that_its_words_do_not_fit():
+    facts = json.loads((DOCS / "paper_mnist.json").read_text())
+    facts["baselines"]["pca"]["bits_per_row"] = 1.0
+    with pytest.raises(SystemExit, match="principal components"):
+        page(facts)
