@@ -96,7 +96,7 @@ def compare(
       saecodec compare acts.npy sae_a sae_b --residual --nmse 0.05 --csv curves.csv --plot rd.svg
       saecodec compare acts.npy sae_a sae_b --skip-first 1 --metric mymodel:loss --json
     """
-    from saecodec.cli.options import sae_of
+    from saecodec.cli.options import check_outputs, sae_of
     from saecodec.cli.render_compare import compare_text
     from saecodec.formats.arrays import open_array
     from saecodec.formats.comparing import Candidate
@@ -106,8 +106,13 @@ def compare(
     from saecodec.formats.rate_curve import Setting
     from saecodec.formats.selection import Selection
 
-    check_outputs(report, plots, table, force)
+    if plots:
+        from saecodec.formats.plot import check_plot_path
+
+        for path in plots:
+            check_plot_path(path)
     source = open_array(input, key)
+    check_outputs([*plots, *filter(None, [table])], report, source, [seq, rows_mask, group], force=force)
     candidates = [Candidate(path, lambda path=path: sae_of(path, device)) for path in expanded(saes)]  # type: ignore[misc]
     facts = compare_saes(
         source,
@@ -122,32 +127,10 @@ def compare(
         detail=report is not None or group is not None,
         log=lambda line: click.echo(line, err=True),
     )
+    click.echo(json.dumps(facts) if as_json else compare_text(facts))
     if table:
         write_csv(facts, table, force=force)
     write_pictures(facts, report, plots, force)
-    click.echo(json.dumps(facts) if as_json else compare_text(facts))
-
-
-def check_outputs(report: str | None, plots: tuple[str, ...], table: str | None, force: bool) -> None:
-    """OutputError, before any work, when an output cannot have its name, or is there already."""
-    from saecodec.errors import OutputError
-    from saecodec.formats.atomic import check_output_path
-
-    outputs = [*plots, *filter(None, [table])]
-    if report:
-        from saecodec.formats.page import check_page_path
-
-        outputs += check_page_path(report, force=force)
-    for path in (*plots, *filter(None, [table])):
-        check_output_path(path, force=force)
-    same = [path for path in outputs if sum(os.path.realpath(other) == os.path.realpath(path) for other in outputs) > 1]
-    if same:
-        raise OutputError(f"{same[0]}: would be written twice: a page has its JSON beside it; choose another name")
-    if plots:
-        from saecodec.formats.plot import check_plot_path
-
-        for path in plots:
-            check_plot_path(path)
 
 
 def write_pictures(facts: dict[str, Any], report: str | None, plots: tuple[str, ...], force: bool) -> None:

@@ -84,7 +84,7 @@ def measure(
       saecodec measure acts.npy -s path/to/sae --seq ids.npy --skip-first 1 --report out.html
       saecodec measure --latents delphi_cache/model.layers.3 --step 0
     """
-    from saecodec.cli.options import file_bytes, goal, load_ids, load_pieces, rows_of
+    from saecodec.cli.options import check_outputs, file_bytes, goal, load_ids, load_pieces, rows_of
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render_measure import measure_text
     from saecodec.formats.arrays import open_array
@@ -105,15 +105,8 @@ def measure(
         return
     refuse_options({"--n-latents": n_latents}, "is for --latents")
     wanted = goal(nmse, bits, step, search, residual)
-    if arrays:
-        from saecodec.formats.atomic import check_output_path
-
-        check_output_path(arrays, force=force)
-    if report:
-        from saecodec.formats.page import check_page_path
-
-        check_page_path(report, force=force)
     source = open_array(input, key)
+    check_outputs([arrays] if arrays else [], report, source, [seq, rows_mask, group, codec], force=force)
     model, fitted = load_pieces(sae, codec, device)
     source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
@@ -132,8 +125,8 @@ def measure(
             extras=Extras(group, Metric.load(metric) if metric else None, baselines, report is not None, arrays, force),
             progress=progress,
         )
+    click.echo(json.dumps(facts) if as_json else measure_text(facts, input))
     if report:
         from saecodec.formats.page import write_page
 
         write_page(page_of(facts, input), report, force=force)
-    click.echo(json.dumps(facts) if as_json else measure_text(facts, input))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -275,6 +275,31 @@ def check_output_name(path: str, extension: str) -> None:
 
     if os.path.splitext(path)[1].lower() in EXTENSIONS:
         raise InputError(f"{path}: is the name of an array file, but what is written is a {extension} file")
+
+
+def check_outputs(
+    paths: Sequence[str], report: str | None, source: ArraySource, inputs: Sequence[str | None], *, force: bool
+) -> None:
+    """OutputError, before any work, when an output cannot have its name, is there already, is written twice, or is an
+    input. report: a page, which has its JSON beside it."""
+    from saecodec.errors import OutputError
+    from saecodec.formats.atomic import check_output_path
+
+    outputs = list(paths)
+    for path in paths:
+        check_output_path(path, force=force)
+    if report:
+        from saecodec.formats.page import check_page_path
+
+        outputs += check_page_path(report, force=force)
+    read = {os.path.realpath(path) for path in inputs if path is not None}
+    seen: set[str] = set()
+    for path in outputs:
+        if os.path.realpath(path) in read or source.lies_in(path):
+            raise OutputError(f"{path}: is an input; choose another output")
+        if os.path.realpath(path) in seen:
+            raise OutputError(f"{path}: would be written twice (a page has its JSON beside it); choose another name")
+        seen.add(os.path.realpath(path))
 
 
 def file_bytes(path: str | None) -> int:

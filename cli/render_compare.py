@@ -45,32 +45,37 @@ def _target_text(report: dict[str, Any], key: str) -> str:
     if missing:
         way_out = "" if report["residual"] else "; with --residual, a layer codes what they leave"
         out.append(f"not reached by {', '.join(missing)}{way_out}")
+    if verdict["ties_with_sae"]:
+        out.append(f"with decoders counted, {verdict['mdl_with_sae']} ties with {', '.join(verdict['ties_with_sae'])}")
     steps = verdict["shortest_from_rows"]
     if steps:
         out.append(
             "shortest with its decoder and tables counted: "
             + ", ".join(f"{step['name']} from {step['from_rows']:,.0f} rows on" for step in steps)
         )
-    if report["baselines"] and report["baselines"][key]:
-        out.append(_baselines_text(report["baselines"][key], saes[0]["at"][key].get("bits_per_row")))
+    if verdict["mdl"] is not None:
+        out.append(_others_text(report, key, saes[0]))
     return "\n".join(out)
 
 
-def _baselines_text(found: dict[str, Any], best: float | None) -> str:
-    """Other codes, and how many times as long they are as the MDL-SAE's files."""
+def _others_text(report: dict[str, Any], key: str, best: dict[str, Any]) -> str:
+    """What others estimate or need, and the MDL-SAE's bits as a share of each."""
+    at = best["at"][key]
+    file = next(point for point in best["points"] if point["file_bytes"] == at["file"]["file_bytes"])
 
-    def beside(bits: float) -> str:
-        return f"{bits:,.1f}" + ("" if best is None else f" ({bits / best:.2f}x)")
+    def beside(what: str, bits: float | None, ours: float = at["bits_per_row"]) -> list[str]:
+        return [] if not bits else [f"{what} {bits:,.1f} ({ours / bits:.3f})"]
 
-    parts = []
-    if found["dense"]:
-        dense = found["dense"]
-        parts.append(f"dense {beside(dense['bits_per_row'])}, its entropy {beside(dense['entropy_per_row'])}")
-        parts.append(f"one-hot {beside(found['one_hot']['bits_per_row'])}")
-    if found["pca"]:
-        model = size(found["pca"]["model_bytes"])
-        parts.append(f"PCA, a real codec, {beside(found['pca']['bits_per_row'])} and {model} of model")
-    return "without an SAE, bits/row: " + "; ".join(parts or ["-"])
+    parts = beside("sum of entropies", file["estimates"]["sum_entropy"], file["bits_per_row"])
+    parts += beside("L0 (B + log2 F)", file["estimates"]["l0_formula"], file["bits_per_row"])
+    found = report["baselines"] and report["baselines"][key]
+    if found and found["dense"]:
+        parts += beside("dense", found["dense"]["bits_per_row"])
+        parts += beside("its entropy", found["dense"]["entropy_per_row"])
+        parts += beside("one-hot", found["one_hot"]["bits_per_row"])
+    if found and found["pca"]:
+        parts += beside(f"PCA (real, {size(found['pca']['model_bytes'])} of model)", found["pca"]["bits_per_row"])
+    return "other codes, bits/row (the MDL-SAE's as a share): " + "; ".join(parts)
 
 
 def _curves_text(report: dict[str, Any]) -> str:
@@ -87,7 +92,7 @@ def _curves_text(report: dict[str, Any]) -> str:
                 number(sae["l0"], 1),
                 number(sae["floor"], 4),
                 size(sae["decoder"][report["weights"]]["bytes"]),
-                "-" if rate is None else f"{rate:+.1f} %",
+                "-" if rate is None else f"{rate:+.1f} % ({_range(report['bd_rate']['interval'][sae['name']])})",
                 "-" if mdl is None else f"{mdl['mdl_bits']:,.1f}, {number(mdl['nmse'], 3)}",
             ]
         )
@@ -99,5 +104,6 @@ def _curves_text(report: dict[str, Any]) -> str:
     return "\n".join([columns_text(table, left=(0,)), *crossings])
 
 
-def _range(interval: list[float]) -> str:
-    return f"{interval[0]:,.1f} to {interval[1]:,.1f}"
+def _range(interval: list[float | None]) -> str:
+    low, high = ("unbounded" if end is None else f"{end:,.1f}" for end in interval)
+    return f"{low} to {high}"

@@ -67,7 +67,7 @@ def compare(
     if not targets or not all(0 < target < 1 for target in targets):
         raise InputError(f"SAEs are compared at NMSE values between 0 and 1, got {targets or 'none'}")
     pairs = named(candidates)
-    rows = _rows(source, pairs)
+    rows = _rows(source, pairs, selection)
     ground = _ground(rows, seq, selection)
     groups = None if group is None else Groups.load(group, rows.n_rows, ground.numbers)
     curves: list[Curve] = []
@@ -107,7 +107,7 @@ def compare(
         "input": source.path,
         "rows": ground.source.n_rows,
         "width": ground.source.width,
-        "selection": selection.told(source.n_rows),
+        "selection": selection.told(rows.n_rows),
         "search": setting.search,
         "residual": setting.residual,
         "weights": setting.weights,
@@ -138,7 +138,7 @@ def named(candidates: Sequence[Candidate]) -> list[tuple[str, Candidate]]:
     return out
 
 
-def _rows(source: ArraySource, candidates: Sequence[tuple[str, Candidate]]) -> ArraySource:
+def _rows(source: ArraySource, candidates: Sequence[tuple[str, Candidate]], selection: Selection) -> ArraySource:
     """The array as rows of the SAEs, each of which is loaded once for this: what cannot be measured is told at once."""
     rows: ArraySource | None = None
     for name, candidate in candidates:
@@ -146,6 +146,11 @@ def _rows(source: ArraySource, candidates: Sequence[tuple[str, Candidate]]) -> A
         of_sae = rows_for(source, sae.width, sae.row_dims)
         if of_sae.width != sae.width:
             raise InputError(f"{source.path}: shape {source.shape}, but the SAE {name!r} codes rows of {sae.width}")
+        if rows is not None and of_sae.n_rows != rows.n_rows:
+            raise InputError(
+                f"{source.path}: shape {source.shape} is {rows.n_rows} rows of one SAE, but not of {name!r}"
+            )
+        selection.check(sae)
         rows = rows or of_sae
     if rows is None:
         raise InputError("no SAE to compare: give one or more")

@@ -15,6 +15,7 @@ from saecodec.formats.row_values import load_row_values
 
 MAX_GROUPS: Final = 256
 _LATENTS: Final = 5  # named for each group
+_MAX_CELLS: Final = 1 << 25  # groups x latents: 256 MB
 
 Figures = NDArray[np.float64]
 
@@ -42,14 +43,17 @@ class GroupTable:
 
     def __init__(self, groups: Groups, n_latents: int) -> None:
         self._groups, self._n_latents = groups, n_latents
-        self._bits = np.zeros(len(groups.names) * n_latents)
+        cells = len(groups.names) * n_latents
+        if cells > _MAX_CELLS:
+            raise InputError(f"{len(groups.names)} groups of {n_latents} latents are too many for a table: give fewer")
+        self._bits = np.zeros(cells)
 
     def add(self, chunk: Decoded) -> None:
         """Add a chunk."""
         codes = chunk.layers.codes
         group = self._groups.index[chunk.first_row + codes.rows()]
         cell = group * self._n_latents + codes.latents
-        self._bits += np.bincount(cell, chunk.support + chunk.levels, len(self._bits))
+        np.add.at(self._bits, cell, chunk.support + chunk.levels)
 
     def columns(self, point: Point, ground: Ground) -> dict[str, list[Any]]:
         """The table. bits: per row of the group. nmse: of its rows, about the mean of all rows. latents: those with the

@@ -17,6 +17,7 @@ from saecodec.distortion import Distortion
 from saecodec.formats.array_source import ITEM_BYTES, ArraySource, rows_for
 from saecodec.formats.atomic import atomic_output
 from saecodec.formats.baseline_report import baselines_at, saebench_facts, sample_rows
+from saecodec.formats.codecfile import MAGIC
 from saecodec.formats.context_report import ContextComparison
 from saecodec.formats.detail import DetailCollector
 from saecodec.formats.encoding import EncodeReport, Ids, encode_array
@@ -75,6 +76,7 @@ def measure_array(
     whole = sae if sae is not None else codec.sae if codec is not None else None
     if whole is not None:
         source = rows_for(source, whole.width, whole.row_dims)
+        selection.check(whole)
     kept = selection.apply(source, seq if seq is not None else ids_of_shape(source.shape))
     if kept.source is not source and whole is not None:
         prior = codec.latents.prior.name if codec is not None else (goal or Goal.of()).prior
@@ -181,7 +183,7 @@ def _report(
         "outside": outside,
         "bits_per_row_with_codec": per_row(8 * (file.size + outside["codec_bytes"])),
         "decoder": decoders,
-        "two_part": two_part(point.parts, rows, outside["codec_bytes"], sizes, raw, pca),
+        "two_part": two_part(point.parts, rows, _prior_bytes(decoder, outside["codec_bytes"]), sizes, raw, pca),
         "prior": file.header.prior,
         "context": None if context is None else context.report(),
         "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},
@@ -192,6 +194,11 @@ def _report(
         "sae": dict(file.header.sae) | {"decoder_id": file.header.decoder_id},
         "codec_id": file.header.codec_id,
     }
+
+
+def _prior_bytes(codec: Codec, codec_bytes: int) -> int:
+    """Of a codec file that is outside the rows' file, what is not the SAE."""
+    return min(codec_bytes, len(MAGIC) + len(codec.to_bytes()))
 
 
 def page_of(report: dict[str, Any], name: str) -> dict[str, Any]:

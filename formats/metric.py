@@ -1,13 +1,15 @@
 """A distortion of the user's own, such as the loss that a model recovers: `--metric module:function`.
 
 The function takes all rows and what a file gives for them, float32 (T, d) each, and returns a number, or one for each
-row, (T,), whose mean is then told with an interval.
+row, (T,), whose mean is then told with an interval. A parameter `rows` gets the rows' numbers in the input, int64 (T,),
+and `ids` their sequence ids, (T,), or None: rows may be left out.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -32,6 +34,14 @@ class Metric:
     name: str
     function: Function
 
+    @property
+    def asks(self) -> set[str]:
+        """Names of the function's parameters."""
+        try:
+            return set(inspect.signature(self.function).parameters)
+        except (TypeError, ValueError):  # a builtin may not tell
+            return set()
+
     @classmethod
     def load(cls, name: str) -> Metric:
         """From "module:function" or "path/to/file.py:function"; InputError when there is none."""
@@ -40,8 +50,8 @@ class Metric:
             raise InputError(f"metric {name!r}: expected module:function, or file.py:function")
         try:
             module = _module(place)
-        except ImportError as error:
-            raise InputError(f"metric {name!r}: cannot be imported ({error})") from error
+        except Exception as error:  # it is the user's
+            raise InputError(f"metric {name!r}: cannot be imported ({type(error).__name__}: {error})") from error
         found = getattr(module, function, None)
         if not callable(found):
             raise InputError(f"metric {name!r}: {place} has no function {function!r}")
@@ -71,7 +81,12 @@ class Watch:
         n_rows = len(self._ground.spread)
         if not n_rows:
             return {"metric": None, "metric_interval": None}
-        given = self._metric.function(np.concatenate(self._x), np.concatenate(self._x_hat))
+        known = {"rows": self._ground.numbers, "ids": self._ground.ids}
+        told = {name: value for name, value in known.items() if name in self._metric.asks}
+        try:
+            given = self._metric.function(np.concatenate(self._x), np.concatenate(self._x_hat), **told)
+        except Exception as error:  # it is the user's
+            raise InputError(f"metric {self._metric.name!r}: failed ({type(error).__name__}: {error})") from error
         try:
             found = np.asarray(given, np.float64)
         except (TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS
-from saecodec.curves import RatePoint, between, enclosing, front
+from saecodec.curves import RatePoint, between, bits_in_draws, enclosing, front
 from saecodec.decoder_precision import FLOAT32
 from saecodec.errors import TargetError
 from saecodec.formats.detail import DetailCollector
@@ -147,7 +147,7 @@ class CurveMaker:
                 break
             points.append(self._at_step(Step(_FIRST / 2**halvings, True)))
             if points[-1].nmse > finest * (1 - 1e-4):
-                break  # that was the floor
+                break  # finer ones are as good
         for target in targets:  # levels shrink activations, which may take a file a little below the floor
             for _ in range(2):
                 best = efficient(points)
@@ -188,15 +188,13 @@ def efficient(points: Sequence[Measured]) -> list[Measured]:
 
 
 def at_target(points: Sequence[Measured], target: float) -> Figures | None:
-    """Bits per row at an NMSE in each draw, float64 (1 + B,): on the line, in logarithms, through the two points that
-    enclose it on all rows, of those that are `efficient`. None where none do."""
-    best = efficient(points)
-    pair = enclosing([point.nmse for point in best], target)
-    if pair is None:
+    """Bits per row at an NMSE in each draw, float64 (1 + B,), see `curves.bits_in_draws`. None where no two `efficient`
+    points enclose it on all rows."""
+    if enclosing([point.nmse for point in efficient(points)], target) is None:
         return None
-    a, b = (best[i] for i in pair)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack variance, or error
-        return between((a.bits, a.nmses), (b.bits, b.nmses), target)
+    return bits_in_draws(
+        np.stack([point.bits for point in points]), np.stack([point.nmses for point in points]), target
+    )
 
 
 def nearest(points: Sequence[Measured], target: float) -> Measured:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from saecodec.errors import InputError
 from saecodec.formats.array_source import ArraySource, FloatRows
 from saecodec.formats.row_values import load_row_values
+from saecodec.sae import SAE
 from saecodec.sequences import check_ids, positions
 
 
@@ -80,6 +81,14 @@ class Selection:
             return np.ones(source.n_rows, np.bool_)
         expected = "bool, True to keep a row, for each"
         return np.array(load_row_values(self.mask, source.n_rows, "b", expected), np.bool_)
+
+    def check(self, sae: SAE) -> None:
+        """InputError when rows cannot be left out for an SAE: it looks at whole sequences."""
+        if (self.skip_first or self.mask is not None) and sae.normalization == "sequence_norm":
+            raise InputError(
+                f"the SAE {sae.name!r} divides rows by the mean norm of their sequence, which leaving rows out would "
+                "change: measure all rows"
+            )
 
     def told(self, n_rows: int) -> dict[str, Any]:
         """What was left out of an array of so many rows."""

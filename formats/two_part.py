@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from saecodec.codec import DEFAULT_CHUNK_ROWS
 from saecodec.decoder_precision import PRECISIONS, with_precision
 from saecodec.distortion import Distortion
+from saecodec.encoder import MatchingPursuit
 from saecodec.errors import named
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.weights import pack_weights
@@ -52,12 +53,15 @@ class FloorMeter:
     def add(self, x: NDArray[np.float32], first_row: int) -> None:
         """Add the rows from `first_row` on."""
         started = time.perf_counter()
-        features = self._sae.features(x, first_row, side_at(self._scales, first_row, len(x)))
+        side = side_at(self._scales, first_row, len(x))
+        features = self._sae.features(x, first_row, side)
+        self._nnz += features.nnz
         for precision, decoder in self._decoders.items():
+            if decoder is not self._sae and isinstance(decoder.encoder, MatchingPursuit):
+                features = decoder.features(x, first_row, side)  # it encodes with its decoder
             self._distortion[precision].add(x, decoder.rows(features).cpu().numpy())
             if decoder is self._sae:
                 self._seconds += time.perf_counter() - started
-        self._nnz += features.nnz
 
     def floor(self) -> Floor:
         """Of all rows added."""
@@ -140,13 +144,14 @@ def total_by_rows(shared: float, growing: float) -> dict[str, list[float]]:
 
 
 def break_even(weight: float, rate: float, other_weight: float, other_rate: float) -> float | None:
-    """Rows from which on weight + rate x rows is below another code's; None when it never stays there. All in bits.
+    """Rows from which on weight + rate x rows is at most another code's; None when it never stays so, though it may be
+    so up to some number. All in bits.
 
     >>> break_even(1000.0, 5.0, 0.0, 10.0)
     200.0
     """
     if rate >= other_rate:
-        return None
+        return 0.0 if rate == other_rate and weight <= other_weight else None
     return max(0.0, (weight - other_weight) / (other_rate - rate))
 
 
@@ -164,7 +169,8 @@ def shortest_by_rows(weights: Mapping[str, float], rates: Mapping[str, float]) -
         next_up = [
             (even, rates[other], other)
             for other in rates
-            if (even := break_even(weights[other], rates[other], weights[name], rates[name])) is not None
+            if rates[other] < rates[name]
+            and (even := break_even(weights[other], rates[other], weights[name], rates[name])) is not None
         ]
         if not next_up:
             return out

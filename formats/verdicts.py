@@ -1,8 +1,9 @@
 """What follows from measured curves: who is the MDL-SAE at a target, ties, break-evens, the front, the BD-rate.
 
-Bits at exactly a target lie on the line, in logarithms, between the two measured files that enclose it, one of them
-within half a percent; in each draw of the bootstrap both files' figures, and so the line, are those of the draw. Two
-SAEs tie when the interval of their difference in the same draws holds 0.
+Bits at exactly a target lie on the curve through the measured files, one of which mostly is within half a percent of
+it. Each draw of the bootstrap has a curve of its own, through the same files' figures on the rows drawn. Two SAEs tie
+when the interval of their difference in the same draws holds 0. Where a draw's rows are too hard for any file of an
+SAE, its bits are infinite: an end of an interval that is None.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.bootstrap import interval
+from saecodec.bootstrap import bounds, interval
 from saecodec.curves import RatePoint, bd_rate, bits_at, crossings, front
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.formats.point import Ground
@@ -23,6 +24,7 @@ from saecodec.formats.rate_curve import Measured, at_target, nearest
 from saecodec.formats.two_part import break_even, shortest_by_rows, total_by_rows
 
 Figures = NDArray[np.float64]
+_BD_DRAWS: Final = 200  # enough for an interval of a mean over a whole curve
 _FILE: Final = ("step", "file_bytes", "bits_per_row", "nmse", "nmse_median")
 """What is told of the measured file that is nearest to a target."""
 
@@ -41,6 +43,10 @@ class Curve:
         """Bits per row and NMSE on all rows, of the files that no other undercuts in both."""
         points = [RatePoint(point.rate, point.nmse) for point in self.points]
         return [points[i] for i in front(points)]
+
+    def drawn(self, i: int) -> list[RatePoint]:
+        """The same in a draw."""
+        return [RatePoint(float(point.bits[i]), float(point.nmses[i])) for point in self.points]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +95,7 @@ class AtTarget:
         out = {
             "bits_per_row": rate,
             "interval": interval(self.bits[curve.name][1:]),
+            "not_reached": float(np.isinf(self.bits[curve.name][1:]).mean()),
             "file": {key: nearest(curve.points, self.target).facts[key] for key in _FILE},
             "sae_bits_per_row": decoder / self.n_rows,
             "total_bits_per_row": rate + decoder / self.n_rows,
@@ -106,33 +113,49 @@ class AtTarget:
         order = sorted(rates, key=lambda name: rates[name])
         pairs = [self._difference(a, b) for a, b in itertools.combinations(order, 2)]
         totals = {name: rate + self.decoders[name] / self.n_rows for name, rate in rates.items()}
+        with_sae = min(totals, key=lambda name: totals[name], default=None)
         return {
             "mdl": order[0] if order else None,
             "ties": [pair["b"] for pair in pairs if pair["a"] == order[0] and pair["tie"]],
-            "mdl_with_sae": min(totals, key=lambda name: totals[name]) if totals else None,
+            "mdl_with_sae": with_sae,
+            "ties_with_sae": [
+                name for name in order if with_sae is not None and name != with_sae and self._ties(with_sae, name)
+            ],
             "shortest_from_rows": shortest_by_rows(self._shared, self._growing),
             "differences": pairs,
         }
 
+    def _gap(self, a: str, b: str) -> Figures:
+        """How many more bits b takes than a in each draw; 0 in draws that neither reaches, which tell nothing."""
+        a_bits, b_bits = self.bits[a], self.bits[b]
+        neither = np.isinf(a_bits) & np.isinf(b_bits)
+        with np.errstate(invalid="ignore"):
+            return np.where(neither, 0.0, b_bits - a_bits)
+
+    def _ties(self, a: str, b: str) -> bool:
+        """Whether the decoders' bits, shared by the rows at hand, leave the difference open."""
+        found = bounds((self._gap(a, b) + (self.decoders[b] - self.decoders[a]) / self.n_rows)[1:])
+        return found is None or found[0] <= 0 <= found[1]
+
     def _difference(self, a: str, b: str) -> dict[str, Any]:
-        gap, shared, growing = self.bits[b] - self.bits[a], self._shared, self._growing
-        low, high = interval(gap[1:])
+        gap, shared, growing = self._gap(a, b), self._shared, self._growing
+        found = bounds(gap[1:])
         return {
             "a": a,
             "b": b,
             "bits": float(gap[0]),
-            "interval": [low, high],
-            "tie": low <= 0 <= high,
+            "interval": interval(gap[1:]),
+            "tie": found is None or found[0] <= 0 <= found[1],
             "rows_to_break_even": break_even(shared[a], growing[a], shared[b], growing[b]),
         }
 
 
 def _why(curve: Curve, target: float) -> str:
     nmses = [point.nmse for point in curve.points]
-    if curve.floor is not None and curve.floor >= target:
-        return f"its floor is NMSE {curve.floor:.4g}"
     if not nmses:
         return "no file was made"
+    if curve.floor is not None and curve.floor >= target:
+        return f"nothing quantized, its NMSE is {curve.floor:.4g}; its best file has {min(nmses):.4g}"
     return f"its finest file has NMSE {min(nmses):.4g}" if min(nmses) > target else "its coarsest file has less error"
 
 
@@ -149,8 +172,13 @@ def pareto(curves: Sequence[Curve]) -> list[dict[str, Any]]:
 def bd_rates(curves: Sequence[Curve]) -> dict[str, Any]:
     """BD-rates against the first curve, in percent, for programs."""
     first, *others = curves
-    percent = {curve.name: bd_rate(first.rate_points(), curve.rate_points()) for curve in others}
-    return {"reference": first.name, "percent": percent}
+    percent, intervals = {}, {}
+    for curve in others:
+        percent[curve.name] = bd_rate(first.rate_points(), curve.rate_points())
+        if percent[curve.name] is not None:
+            drawn = (bd_rate(first.drawn(i), curve.drawn(i)) for i in range(1, 1 + _BD_DRAWS))
+            intervals[curve.name] = interval(np.array([np.nan if value is None else value for value in drawn]))
+    return {"reference": first.name, "percent": percent, "interval": intervals}
 
 
 def all_crossings(curves: Sequence[Curve]) -> list[dict[str, Any]]:

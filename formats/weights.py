@@ -61,9 +61,11 @@ def unpack_weights(
     if precision == INT8:
         floats = {name: shape for name, shape in shapes.items() if name != "w_dec"}
         tensors, scale = _tensors(reader.blob(), floats, n_latents, what)
-        if not (np.isfinite(scale) & (scale >= 0)).all():
+        if not (np.isfinite(scale) & ~np.signbit(scale)).all():
             raise FormatError(f"{what}: the scales of the weights are not finite, or negative")
         tensors["w_dec"] = from_integers(read_integers(reader, n_latents, found[1]), scale)
+        if not np.isfinite(tensors["w_dec"]).all():
+            raise FormatError(f"{what}: the scales of the weights are so large that products are no float32")
         reader.end()
     else:
         tensors, _ = _tensors(reader.take(reader.left), shapes, 0, what)

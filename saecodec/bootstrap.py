@@ -11,6 +11,7 @@ Tables, and the SAEs themselves, are held as they are: the interval is about oth
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ RESAMPLES: Final = 1000
 BLOCK_ROWS: Final = 128
 _MAX_BLOCKS: Final = 2048  # more are joined: draws are a matrix (resamples, blocks)
 _MIN_BLOCKS: Final = 64  # rows without sequences are cut into at least as many, where there are so many rows
+
+_MIN_SEQUENCES: Final = 20
 
 Sums = NDArray[np.float64]
 
@@ -37,15 +40,18 @@ class Blocks:
 
     @classmethod
     def of(cls, n_rows: int, ids: NDArray[np.integer[Any]] | None = None) -> Blocks:
-        """Sequences, where rows have ids, (T,); else runs of 128 rows, or fewer where that makes few blocks.
+        """Sequences, where rows have ids, (T,), and these are 20 or more; else runs of 128 rows, or fewer where that
+        makes few blocks: the draws of a few blocks are too much alike for an interval.
 
-        >>> Blocks.of(4, np.array([5, 5, 6, 6])).starts
-        array([0, 2])
+        >>> Blocks.of(40, np.arange(40) // 2).starts[:3]
+        array([0, 2, 4])
         """
-        if ids is not None:
-            new = np.concatenate([[True], np.asarray(ids)[1:] != np.asarray(ids)[:-1]]) if n_rows else np.zeros(0, bool)
-            starts, unit = np.flatnonzero(new), "sequences"
-        else:
+        starts, unit = np.zeros(0, np.int64), ""
+        if ids is not None and n_rows:
+            new = np.concatenate([[True], np.asarray(ids)[1:] != np.asarray(ids)[:-1]])
+            starts = np.flatnonzero(new)
+            unit = "sequences" if len(starts) < n_rows else "single rows"
+        if len(starts) < _MIN_SEQUENCES:
             length = max(1, min(BLOCK_ROWS, n_rows // _MIN_BLOCKS))
             starts, unit = np.arange(0, n_rows, length), f"runs of {length} row{'s' * (length > 1)}"
         if len(starts) > _MAX_BLOCKS:
@@ -72,8 +78,17 @@ class Blocks:
         return np.concatenate([np.ones((1, n)), drawn])[:, : len(self)]
 
 
-def interval(values: Sums, level: float = LEVEL) -> list[float]:
-    """The middle `level` of resampled figures, (B,): its lower and upper end. Resamples in which a figure is not
-    defined, NaN or infinite, are left out."""
-    low, high = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
-    return [float(low), float(high)]
+def bounds(values: Sums, level: float = LEVEL) -> tuple[float, float] | None:
+    """The middle `level` of resampled figures, (B,): its lower and upper end, which may be infinite. Resamples in which
+    a figure is not defined, NaN, are left out; None when it never is."""
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return None
+    # Without interpolation, which infinite figures do not allow.
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def interval(values: Sums, level: float = LEVEL) -> list[float | None]:
+    """`bounds`, for programs: None is an end that is infinite, or not defined."""
+    return [end if end is not None and math.isfinite(end) else None for end in bounds(values, level) or (None, None)]

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 _SAMPLES: Final = 512  # of the common range: the interpolants are smooth, so the mean is right to 1e-5
 
+MAX_GAP: Final = 2.0
+"""Ratio of the NMSE values of neighbouring points up to which a curve between them is known well enough."""
+
 Array = NDArray[np.float64]
 
 
@@ -60,6 +63,24 @@ def bits_at(points: Sequence[RatePoint], nmse: float) -> float | None:
     return min(found, default=None)
 
 
+def bits_in_draws(bits: Array, nmses: Array, nmse: float) -> Array:
+    """Bits per row at an NMSE on the curve of each draw, float64 (B,).
+
+    bits, nmses: of P points in each draw, float64 (P, B). A draw's curve is the `front` of its own points: noise moves
+    an NMSE by more than two points may be apart, and a line through these two would run anywhere. Infinite where a
+    draw has no point of so little error; the fewest bits of all where all its points have less; NaN where a draw has no
+    NMSE.
+    """
+    out = np.full(bits.shape[1], np.nan)
+    order = np.lexsort((bits, nmses), axis=0)
+    with np.errstate(divide="ignore"):
+        x, y = (np.log(np.take_along_axis(values, order, 0)).T for values in (nmses, bits))
+    for i in np.flatnonzero(~np.isnan(x).any(axis=1)):
+        kept = y[i] < np.concatenate([[np.inf], np.minimum.accumulate(y[i])[:-1]])
+        out[i] = np.exp(np.interp(np.log(nmse), x[i][kept], y[i][kept], left=np.inf))
+    return out
+
+
 def front(points: Sequence[RatePoint]) -> list[int]:
     """Places of the points that no other undercuts in both bits and NMSE, by rising NMSE."""
     best, found = np.inf, []
@@ -71,14 +92,15 @@ def front(points: Sequence[RatePoint]) -> list[int]:
 
 
 def crossings(a: Sequence[RatePoint], b: Sequence[RatePoint]) -> list[RatePoint]:
-    """Where two curves, as `bits_at` has them, change places, by rising NMSE."""
+    """Where two curves, as `bits_at` has them, change places, by rising NMSE; not where one of
+    them has a gap."""
     low, high = common_range(a, b)
     grid = sorted({point.nmse for point in (*a, *b) if low <= point.nmse <= high} | {low, high})
     pairs = [(nmse, bits_at(a, nmse), bits_at(b, nmse)) for nmse in grid]
-    gaps = [(nmse, float(np.log(p / q)), p) for nmse, p, q in pairs if p is not None and q is not None]
+    gaps = [(nmse, float(np.log(p / q))) for nmse, p, q in pairs if p is not None and q is not None and p != q]
     found = []
-    for (nmse_a, gap_a, _), (nmse_b, gap_b, _) in itertools.pairwise(gaps):
-        if gap_a * gap_b < 0:
+    for (nmse_a, gap_a), (nmse_b, gap_b) in itertools.pairwise(gaps):
+        if gap_a * gap_b < 0 and not gap(a, nmse_a, nmse_b) and not gap(b, nmse_a, nmse_b):
             share = gap_a / (gap_a - gap_b)
             nmse = float(np.exp((1 - share) * np.log(nmse_a) + share * np.log(nmse_b)))
             bits = bits_at(a, nmse)
@@ -94,14 +116,21 @@ def common_range(a: Sequence[RatePoint], b: Sequence[RatePoint]) -> tuple[float,
     return max(min(p.nmse for p in a), min(p.nmse for p in b)), min(max(p.nmse for p in a), max(p.nmse for p in b))
 
 
+def gap(points: Sequence[RatePoint], low: float = 0.0, high: float = np.inf) -> bool:
+    """Whether two neighbouring points, in a range of NMSE or enclosing a part of it, are too far apart to say what is
+    between them."""
+    nmses = sorted(point.nmse for point in points)
+    return any(b > MAX_GAP * a for a, b in itertools.pairwise(nmses) if b > low and a < high)
+
+
 def bd_rate(reference: Sequence[RatePoint], other: Sequence[RatePoint]) -> float | None:
     """How many percent more bits `other` takes than `reference` at equal distortion, on average; negative is fewer.
 
-    None where the curves share no range of distortion, or one has fewer than two distinct points.
+    None where the curves share no range of distortion, one has fewer than two distinct points, or a gap in that range.
     """
     curves = [[curve[i] for i in reversed(front(curve))] for curve in (reference, other)]  # falling functions
     low, high = common_range(*curves)
-    if not low < high or min(map(len, curves)) < 2:
+    if not low < high or min(map(len, curves)) < 2 or any(gap(curve, low, high) for curve in curves):
         return None
     at = -10 * np.log10(np.geomspace(high, low, _SAMPLES))  # evenly spaced
     first, second = (

@@ -20,7 +20,7 @@ from saecodec.matrices import check_room, decode_matrix, encode_matrix
 from saecodec.table_set import TableSet
 from saecodec.wire import ByteReader, blob, varint
 
-MAX_CELLS: Final = 1 << 26  # latents x values of a block
+MAX_CELLS: Final = 1 << 22  # latents x values of a block
 _CELLS: Final = 1 << 20  # coded at a time: the range coder wants 20 bytes of memory for each
 
 

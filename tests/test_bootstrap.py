@@ -7,22 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saecodec.bootstrap import Blocks, interval
+from saecodec.bootstrap import Blocks, bounds, interval
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=60))
-def test_blocks_are_the_runs_of_equal_ids(ids: list[int]) -> None:
-    blocks = Blocks.of(len(ids), np.array(ids))
+@given(st.lists(st.integers(1, 4), min_size=20, max_size=40).filter(lambda lengths: max(lengths) > 1))
+def test_blocks_are_the_runs_of_equal_ids(lengths: list[int]) -> None:
+    ids = np.repeat(np.arange(len(lengths)) % 2, lengths)
+    blocks = Blocks.of(len(ids), ids)
     values = np.arange(len(ids), dtype=float)
-    expected: list[float] = []
-    for i, value in enumerate(values):
-        if i and ids[i] == ids[i - 1]:
-            expected[-1] += value
-        else:
-            expected.append(value)
-    assert blocks.sums(values).tolist() == expected
-    assert blocks.counts.sum() == len(ids)
+    cuts = np.cumsum(lengths)[:-1]
+    assert blocks.sums(values).tolist() == [part.sum() for part in np.split(values, cuts)]
+    assert blocks.counts.tolist() == lengths
     assert blocks.unit == "sequences"
+
+
+@pytest.mark.parametrize("n_sequences", [1, 2, 19])
+def test_few_sequences_are_cut_into_runs_of_rows(n_sequences: int) -> None:
+    blocks = Blocks.of(640, np.arange(640) * n_sequences // 640)
+    assert blocks.unit == "runs of 10 rows"
+    assert len(blocks) == 64
 
 
 @pytest.mark.parametrize("n_rows, length", [(100_000, 128), (6400, 100), (64, 1), (3, 1)])
@@ -36,7 +39,7 @@ def test_rows_without_ids_are_cut_into_runs(n_rows: int, length: int) -> None:
 def test_very_many_blocks_are_joined() -> None:
     blocks = Blocks.of(10_000, np.arange(10_000))
     assert len(blocks) == 2000
-    assert blocks.unit == "sequences, 5 at a time"
+    assert blocks.unit == "single rows, 5 at a time"
     assert blocks.counts.tolist() == [5] * 2000
 
 
@@ -69,3 +72,10 @@ def test_the_interval_of_a_mean_covers_it_about_as_often_as_it_says() -> None:
 
 def test_the_interval_is_the_middle() -> None:
     assert interval(np.arange(1001.0)) == pytest.approx([25.0, 975.0])
+
+
+def test_an_end_that_is_infinite_is_none_and_what_is_not_defined_is_left_out() -> None:
+    values = np.concatenate([np.arange(1.0, 98.0), [np.inf] * 3, [np.nan] * 50])
+    assert bounds(values) == (3.0, np.inf)
+    assert interval(values) == [3.0, None]
+    assert interval(np.full(5, np.nan)) == [None, None]

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
-from saecodec.curves import RatePoint, _hermite, bd_rate, bits_at, crossings, enclosing, front
+from saecodec.curves import (
+    RatePoint,
+    _hermite,
+    bd_rate,
+    bits_at,
+    bits_in_draws,
+    crossings,
+    enclosing,
+    front,
+)
 
 NMSES = (0.05, 0.1, 0.2, 0.4)
 
@@ -66,3 +75,38 @@ def test_crossings_are_where_curves_change_places() -> None:
 def test_the_front_has_no_point_that_another_undercuts() -> None:
     points = [RatePoint(100, 0.1), RatePoint(90, 0.2), RatePoint(95, 0.3), RatePoint(100, 0.05), RatePoint(10, 0.9)]
     assert front(points) == [3, 1, 4]
+
+
+@given(st.lists(st.tuples(st.floats(1, 1000), st.floats(0.01, 0.9)), min_size=1, max_size=6), st.floats(0.02, 0.8))
+def test_each_draw_has_a_curve_of_its_own(points: list[tuple[float, float]], target: float) -> None:
+    bits, nmses = np.array(points).T
+    shifts = np.array([0.5, 1.0, 1.7])
+    found = bits_in_draws(bits[:, None] * np.ones(3), nmses[:, None] * shifts, target)
+    for shift, value in zip(shifts, found, strict=True):
+        each = [RatePoint(b, n * shift) for b, n in points]
+        best = [each[i] for i in front(each)]
+        expected = bits_at(best, target)
+        if expected is None:
+            expected = np.inf if target < best[0].nmse else best[-1].bits
+        assert value == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_draw_without_an_nmse_has_no_bits() -> None:
+    assert np.isnan(bits_in_draws(np.ones((2, 1)), np.array([[0.1], [np.nan]]), 0.2)).all()
+
+
+def test_nothing_is_said_across_a_gap() -> None:
+    apart = [RatePoint(400, 0.02), RatePoint(50, 0.2), RatePoint(45, 0.22)]
+    other = [RatePoint(500, 0.02), RatePoint(300, 0.035), RatePoint(150, 0.06), RatePoint(80, 0.1), RatePoint(30, 0.19)]
+    assert bd_rate(apart, other) is None
+    assert crossings(apart, other) == []
+    assert bd_rate(apart[1:], [RatePoint(60, 0.19), RatePoint(40, 0.23)]) is not None
+
+
+def test_a_crossing_may_be_at_a_shared_point() -> None:
+    a, b = (
+        [RatePoint(x, n) for x, n in zip(bits, (0.1, 0.15, 0.2), strict=True)]
+        for bits in ((400, 200, 100), (800, 200, 50))
+    )
+    (point,) = crossings(a, b)
+    assert 0.1 < point.nmse < 0.2
