@@ -152,6 +152,7 @@ def _two_part_text(report: dict[str, Any]) -> list[str]:
     data, prior = number(rates["data"], 2), number(rates["prior"], 2)
     return [
         f"two-part description length (bits per row, {report['rows']:,} rows): rows {data}, prior {prior}, and the SAE",
+        f"  (rows are coded for a decoder in {report['weights']}; --embed decoder --weights codes them for another)",
         "\n".join("  " + line for line in columns_text(table, left=(0,)).split("\n")),
     ]
 

@@ -34,7 +34,7 @@ def plot_rates(saes: Sequence[dict[str, Any]], path: Path) -> None:
                 panel.plot(*zip(*points, strict=True) if points else ([], []), label=f"{line} {value}", **look)
             panel.set_xscale("log", base=2)
             ticks = sorted({sae[x] for sae in saes})
-            panel.set_xticks(ticks, [str(tick) for tick in ticks])
+            panel.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=7)
             panel.set_xlim(ticks[0] / 1.2, ticks[-1] * 1.2)
             panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)

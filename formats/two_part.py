@@ -105,7 +105,8 @@ def two_part(
     """L(rows) + L(prior) + L(SAE) of a file, for programs. Bits per row are of `n_rows` rows.
 
     parts: bytes of the file by what they are for. prior_bytes: of the prior outside the file. decoders: bytes of the
-    decoder, by precision. raw_bits: of a row as it was given. pca: the linear codec at the same NMSE, or None.
+    decoder, by precision; rows are coded for one of them, so the totals with the others are of no file, if close.
+    raw_bits: of a row as it was given. pca: the linear codec at the same NMSE, or None.
     """
     data = sum(n for part, n in parts.items() if part not in ("tables", "decoder"))
     if parts["decoder"]:
