@@ -59,7 +59,8 @@ def test_an_sae_ties_with_itself_with_nothing_between(hard: Any) -> None:
     found = at(curve("first", noise=hard), curve("again", noise=hard)).verdict()
     (pair,) = found["differences"]
     assert (found["mdl"], found["ties"]) == ("first", ["again"])
-    assert (pair["bits"], pair["interval"], pair["tie"], pair["rows_to_break_even"]) == (0, [0, 0], True, None)
+    assert (pair["bits"], pair["interval"], pair["tie"], pair["rows_to_break_even"]) == (0, [0, 0], True, 0)
+    assert (found["mdl_with_sae"], found["ties_with_sae"]) == ("first", ["again"])
 
 
 def test_what_rows_share_cancels_in_the_paired_difference(hard: Any) -> None:
@@ -89,19 +90,25 @@ def test_a_tie_of_two_others_is_not_one_with_the_best(hard: Any) -> None:
 
 def test_nobody_at_a_target_out_of_reach(hard: Any) -> None:
     found = at(curve("a"), target=0.01).verdict()
-    assert found == {"mdl": None, "ties": [], "mdl_with_sae": None, "shortest_from_rows": [], "differences": []}
+    assert (found["mdl"], found["mdl_with_sae"]) == (None, None)
+    assert [found[key] for key in ("ties", "ties_with_sae", "shortest_from_rows", "differences")] == [[]] * 4
 
 
 @pytest.mark.parametrize(
-    "target, points, reason",
+    "target, points, floor, reason",
     [
-        (0.01, None, "its finest file has NMSE 0.05"),
-        (0.9, None, "its coarsest file has less error"),
-        (0.2, [], "no file was made"),
+        (0.01, None, None, "its finest file has NMSE 0.05"),
+        (0.01, None, 0.009, "its finest file has NMSE 0.05"),
+        (0.01, None, 0.04, "nothing quantized, its NMSE is 0.04; its best file has 0.05"),
+        (0.9, None, None, "its coarsest file has less error"),
+        (0.2, [], None, "no file was made"),
+        (0.2, [], 0.3, "no file was made"),
     ],
 )
-def test_what_is_missing_is_told(target: float, points: list[Measured] | None, reason: str) -> None:
-    missing = curve("a") if points is None else Curve("a", points, 5000)
+def test_what_is_missing_is_told(
+    target: float, points: list[Measured] | None, floor: float | None, reason: str
+) -> None:
+    missing = Curve("a", curve("a").points if points is None else points, 5000, floor)
     ground = Ground(MemoryArray(np.eye(3, dtype=np.float32)))
     assert at(missing, curve("b"), target=target).of_curve(missing, ground, None) == {"missing": reason}
 
@@ -184,11 +191,29 @@ def test_bd_rates_are_against_the_first_curve() -> None:
     found = bd_rates([curve("a"), curve("b", 1.25), curve("c", 0.5), Curve("d", [], 0)])
     assert found["reference"] == "a"
     assert found["percent"] == {"b": pytest.approx(25), "c": pytest.approx(-50), "d": None}
-    assert bd_rates([curve("a")]) == {"reference": "a", "percent": {}}
+    assert found["interval"] == {"b": pytest.approx([25, 25]), "c": pytest.approx([-50, -50])}
+    assert bd_rates([curve("a")]) == {"reference": "a", "percent": {}, "interval": {}}
 
 
-def line(name: str, first: float, last: float) -> Curve:
-    return Curve(name, [measured(first, 0.1), measured(last, 0.4)], 0)
+def test_the_interval_of_a_bd_rate_is_of_the_same_draws(hard: Any) -> None:
+    paired = bd_rates([curve("a", noise=hard), curve("b", 1.02, noise=hard)])["interval"]["b"]
+    low, high = bd_rates([curve("a", noise=hard), curve("b", 1.02, noise=np.roll(hard, 7))])["interval"]["b"]
+    assert paired == pytest.approx([2, 2])
+    assert low < -5 < 2 + 5 < high
+
+
+def line(name: str, first: float, last: float, noise: Any = 0.0) -> Curve:
+    middle = measured(np.sqrt(first * last), 0.2, noise)
+    return Curve(name, [measured(first, 0.1, noise), middle, measured(last, 0.4, noise)], 0)
+
+
+def test_nothing_is_told_across_a_gap() -> None:
+    a, b = line("a", 200, 20), line("b", 100, 40)
+    gapped = Curve("a", [a.points[0], a.points[-1]], 0)
+    assert len(all_crossings([a, b])) == 1
+    assert bd_rates([a, b])["percent"]["b"] is not None
+    assert all_crossings([gapped, b]) == all_crossings([b, gapped]) == []
+    assert bd_rates([gapped, b]) == {"reference": "a", "percent": {"b": None}, "interval": {}}
 
 
 def test_crossings_are_told_and_whether_anyone_is_below() -> None:
