@@ -113,6 +113,84 @@ def test_what_is_missing_is_told(
     assert at(missing, curve("b"), target=target).of_curve(missing, ground, None) == {"missing": reason}
 
 
+# -- draws that do not reach a target ----------------------------------------------------------------------------------
+
+
+def near(name: str, bits: float, hard: Any, decoder: int = 5000) -> Curve:
+    """Its finest file has NMSE 0.195: the rows of a draw may be too hard for the target."""
+    return Curve(name, [measured(bits, 0.195, hard), measured(bits / 3, 0.36, hard)], decoder)
+
+
+def test_an_interval_of_draws_that_do_not_reach_the_target_has_no_upper_end(hard: Any) -> None:
+    one = near("a", 100, hard)
+    found = at(one)
+    ground = Ground(MemoryArray(np.random.default_rng(0).normal(size=(N_ROWS, 48)).astype("float32")))
+    facts = found.of_curve(one, ground, None)
+    missed = 0.195 * (1 + hard) > TARGET
+    assert np.isinf(found.bits["a"][1:]).tolist() == missed.tolist()
+    assert facts["not_reached"] == pytest.approx(missed.mean())
+    assert 0.2 < facts["not_reached"] < 0.4
+    assert facts["interval"][0] < facts["bits_per_row"] < 100
+    assert facts["interval"][1] is None
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert at(curve("b", noise=hard)).of_curve(curve("b", noise=hard), ground, None)["not_reached"] == 0
+
+
+def test_each_draw_has_a_curve_through_its_own_points(hard: Any) -> None:
+    """Two files beside the target whose errors change places in draws: a line through these two would run anywhere."""
+    rng = np.random.default_rng(1)
+    noises = rng.normal(scale=0.02, size=(4, DRAWS - 1))
+    points = [measured(20 / n, n, noise) for n, noise in zip((0.1, 0.199, 0.201, 0.35), noises, strict=True)]
+    found = at(Curve("a", points, 5000)).bits["a"]
+    changed = points[1].nmses > points[2].nmses
+    assert 0.2 < changed.mean() < 0.8
+    assert found.min() > 85
+    assert found.max() < 115
+
+
+@pytest.mark.parametrize("bits, low, high", [(90.0, False, True), (160.0, True, False)])
+def test_the_difference_to_an_sae_that_draws_do_not_reach_is_unbounded(
+    hard: Any, bits: float, low: bool, high: bool
+) -> None:
+    """One that always reaches the target ties with one that has fewer bits where it gets there, and beats one that has
+    more."""
+    found = at(near("near", bits, hard), curve("far", noise=hard)).verdict()
+    (pair,) = found["differences"]
+    assert (pair["a"], pair["b"]) == (("near", "far") if high else ("far", "near"))
+    assert (pair["interval"][0] is None, pair["interval"][1] is None) == (not low, not high)
+    assert pair["tie"] is high
+    assert found["ties"] == (["far"] if high else [])
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_draws_that_neither_reaches_tell_nothing(hard: Any) -> None:
+    found = at(near("a", 100, hard), near("b", 110, hard)).verdict()
+    (pair,) = found["differences"]
+    assert pair["interval"][0] == 0
+    assert 0 < pair["interval"][1] < 11
+    assert (pair["tie"], found["ties"], found["ties_with_sae"]) == (True, ["b"], ["b"])
+
+
+def test_curves_that_no_draw_knows_tie() -> None:
+    """Without an NMSE in any draw, the figures of all rows are all there is."""
+    unknown = np.full(DRAWS - 1, np.nan)
+    found = at(curve("a", noise=unknown), curve("b", 2, noise=unknown)).verdict()
+    (pair,) = found["differences"]
+    assert (pair["bits"], pair["interval"], pair["tie"]) == (pytest.approx(100), [None, None], True)
+    assert found["ties_with_sae"] == ["b"]
+
+
+@pytest.mark.parametrize("lighter, best, ties", [(0, "a", []), (500, "a", ["b"]), (700, "b", ["a"]), (4000, "b", [])])
+def test_decoders_count_in_ties_with_the_sae(hard: Any, lighter: int, best: str, ties: list[str]) -> None:
+    """b takes 5 bits a row more, and 8 for a thousand bytes of decoder less."""
+    found = at(curve("a", decoder=5000, noise=hard / 10), curve("b", 1.05, 5000 - lighter, np.roll(hard, 7) / 10))
+    verdict = found.verdict()
+    assert (verdict["mdl"], verdict["ties"]) == ("a", [])
+    assert (verdict["mdl_with_sae"], verdict["ties_with_sae"]) == (best, ties)
+
+
+# -- totals ------------------------------------------------------------------------------------------------------------
+
 sizes = st.tuples(st.floats(0.5, 3), st.integers(100, 200_000), st.integers(0, 3000))
 
 
