@@ -276,6 +276,45 @@ def test_an_sae_of_another_width_is_named(saes: dict[str, SAE], make_sae: MakeSA
         compare(MemoryArray(rows), pair, [0.6], baselines=False, detail=False)
 
 
+def test_what_cannot_be_measured_is_told_before_a_file_is_written(
+    saes: dict[str, SAE], make_sae: MakeSAE, rows: Rows, tmp_path: Path
+) -> None:
+    """Each SAE is loaded for that, once."""
+    np.save(tmp_path / "mask", np.arange(300) > 4)
+    happened: list[str] = []
+
+    def told_of(name: str, sae: SAE | None) -> Candidate:
+        def load() -> SAE:
+            happened.append(name)
+            if sae is None:
+                raise InputError(f"{name}: no such file")
+            return sae
+
+        return Candidate(name, load)
+
+    normed, heads = replace(saes["a"], normalization="sequence_norm"), MemoryArray(rows.reshape(300, 2, 4), "x.npy")
+    flat, part = MemoryArray(rows, "x.npy"), Selection(mask=str(tmp_path / "mask.npy"))
+    for source, first, second, selection, message in (
+        (flat, saes["a"], None, None, "second: no such file"),
+        (flat, saes["a"], make_sae("topk", 1, 6), None, "the SAE 'second' codes rows of 6"),
+        (flat, saes["a"], normed, part, "the SAE 'tiny-topk-0' divides rows .* measure all rows"),
+        (
+            heads, replace(saes["a"], row_dims=2), make_sae("topk", 1, 4), None,
+            r"x\.npy: shape \(300, 2, 4\) is 300 rows of one SAE, but not of 'second'",
+        ),
+    ):  # fmt: skip
+        happened.clear()
+        pair = [told_of("first", first), told_of("second", second)]
+        with pytest.raises(InputError, match=message):
+            compare(source, pair, [0.6], selection=selection, log=happened.append, baselines=False, detail=False)
+        assert happened == ["first", "second"]
+    happened.clear()
+    pair = [told_of("first", saes["a"]), told_of("second", saes["b"])]
+    compare(MemoryArray(rows[:40]), pair, [0.6], log=happened.append, baselines=False, detail=False)
+    assert happened[:3] == ["first", "second", "first"]  # again when its turn comes: two are never held
+    assert happened.count("first") == happened.count("second") == 2
+
+
 def test_ids_and_targets_and_no_saes(saes: dict[str, SAE], rows: Rows, tmp_path: Path) -> None:
     np.save(tmp_path / "ids", np.arange(299))
     for seq in (np.arange(299), np.zeros(300), str(tmp_path / "ids.npy")):

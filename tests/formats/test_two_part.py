@@ -45,7 +45,7 @@ codes = st.dictionaries(st.sampled_from("abcdef"), st.tuples(bits, bits), max_si
 
 
 @given(bits, bits, bits, bits)
-def test_from_the_break_even_on_and_not_before_a_code_is_no_longer_than_another(w: float, r: float, v: float, q: float) -> None:
+def test_from_the_break_even_on_a_code_is_no_longer_than_another(w: float, r: float, v: float, q: float) -> None:
     even = break_even(w, r, v, q)
     at_most = [w + r * n <= v + q * n for n in range(0, 200)]
     if even is None:
