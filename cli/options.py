@@ -171,7 +171,9 @@ _ANALYSIS_OPTIONS = (
         "--group", metavar="LABELS.npy", help="A label of each row, integers or strings: bits and NMSE by group."
     ),
     click.option(
-        "--metric", metavar="MODULE:FUNCTION", help="Your own distortion: function(x, x_hat), (rows, d) each."
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="Your own distortion: function(x, x_hat), (rows, d) each; parameters rows, ids get their numbers and ids.",
     ),
     click.option(
         "--baselines/--no-baselines", default=True, help="Dense, one-hot and PCA codes, SAEBench's mdl. Default: with."

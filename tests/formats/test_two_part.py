@@ -22,6 +22,7 @@ from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.measuring import Extras, measure_array
 from saecodec.formats.two_part import (
+    FloorMeter,
     break_even,
     decoder_bytes,
     decoder_facts,
@@ -32,6 +33,7 @@ from saecodec.formats.two_part import (
 )
 from saecodec.frames import HEAD_BYTES
 from saecodec.sae import SAE
+from saecodec.side import scales_of
 
 Rows = npt.NDArray[np.float32]
 MakeSAE = Callable[..., SAE]
@@ -194,6 +196,10 @@ def test_the_floor_of_a_matching_pursuit_is_of_what_each_rounded_decoder_finds(
     for precision in PRECISIONS:
         alone = floor_of(with_precision(sae, precision), MemoryArray(rows), ids)
         assert found.nmse[precision] == alone.nmse["float32"]
+    meter = FloorMeter(sae, scales_of(sae, [rows], ids))
+    for first in range(0, 300, 70):  # sequences go on from chunk to chunk
+        meter.add(rows[first : first + 70], first)
+    assert meter.floor().nmse == pytest.approx(found.nmse, rel=1e-6)
     if ids is None:
         assert found.l0 == sae.features(rows).nnz / 300
         x_hat = with_precision(sae, "int8").rows(sae.features(rows)).numpy()
