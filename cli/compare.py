@@ -87,7 +87,8 @@ def compare(
 
     Writes and decodes a real file for every point of every SAE's rate-distortion curve. At each NMSE the MDL-SAE is the
     one with the fewest bits per row; two SAEs tie when the 95 % interval of their difference on the same rows, by the
-    paired block bootstrap, holds 0. SAE... are paths, hf://..., or patterns in quotes.
+    paired block bootstrap, holds 0. SAE... are paths, hf://..., or patterns in quotes. Files hold the SAE's own
+    activations unless --search says otherwise (measure --nmse searches by default).
 
     \b
     Examples:
@@ -112,8 +113,10 @@ def compare(
         for path in plots:
             check_plot_path(path)
     source = open_array(input, key)
-    check_outputs([*plots, *filter(None, [table])], report, source, [seq, rows_mask, group], force=force)
-    candidates = [Candidate(path, lambda path=path: sae_of(path, device)) for path in expanded(saes)]  # type: ignore[misc]
+    paths = expanded(saes)
+    read = [seq, rows_mask, group, metric and metric.rpartition(":")[0], *paths]
+    check_outputs([*plots, *filter(None, [table])], report, source, read, force=force)
+    candidates = [Candidate(path, lambda path=path: sae_of(path, device)) for path in paths]  # type: ignore[misc]
     facts = compare_saes(
         source,
         candidates,
@@ -131,6 +134,8 @@ def compare(
     if table:
         write_csv(facts, table, force=force)
     write_pictures(facts, report, plots, force)
+    for written in (*filter(None, [table, report]), *plots):
+        click.echo(f"wrote {written}" + (" and its JSON" if written == report else ""), err=True)
 
 
 def write_pictures(facts: dict[str, Any], report: str | None, plots: tuple[str, ...], force: bool) -> None:

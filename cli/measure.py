@@ -106,7 +106,13 @@ def measure(
     refuse_options({"--n-latents": n_latents}, "is for --latents")
     wanted = goal(nmse, bits, step, search, residual)
     source = open_array(input, key)
-    check_outputs([arrays] if arrays else [], report, source, [seq, rows_mask, group, codec], force=force)
+    check_outputs(
+        [arrays] if arrays else [],
+        report,
+        source,
+        [seq, rows_mask, group, codec, sae, metric and metric.rpartition(":")[0]],
+        force=force,
+    )
     model, fitted = load_pieces(sae, codec, device)
     source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
@@ -130,3 +136,5 @@ def measure(
         from saecodec.formats.page import write_page
 
         write_page(page_of(facts, input), report, force=force)
+    for written in filter(None, [report, arrays]):
+        click.echo(f"wrote {written}" + (" and its JSON" if written == report else ""), err=True)

@@ -171,7 +171,10 @@ _ANALYSIS_OPTIONS = (
         "--group", metavar="LABELS.npy", help="A label of each row, integers or strings: bits and NMSE by group."
     ),
     click.option(
-        "--metric", metavar="MODULE:FUNCTION", help="Your own distortion: function(x, x_hat), (rows, d) each."
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="Your own distortion, of a module or a file.py: function(x, x_hat) of numpy float32 (rows, d), called once; "
+        "gives one number, or one a row, which then has an interval. Parameters rows, ids get their numbers and ids.",
     ),
     click.option(
         "--baselines/--no-baselines", default=True, help="Dense, one-hot and PCA codes, SAEBench's mdl. Default: with."
@@ -281,7 +284,7 @@ def check_outputs(
     paths: Sequence[str], report: str | None, source: ArraySource, inputs: Sequence[str | None], *, force: bool
 ) -> None:
     """OutputError, before any work, when an output cannot have its name, is there already, is written twice, or is an
-    input. report: a page, which has its JSON beside it."""
+    input. report: a page, which has its JSON beside it. inputs: files, and folders whose files are inputs too."""
     from saecodec.errors import OutputError
     from saecodec.formats.atomic import check_output_path
 
@@ -292,10 +295,12 @@ def check_outputs(
         from saecodec.formats.page import check_page_path
 
         outputs += check_page_path(report, force=force)
-    read = {os.path.realpath(path) for path in inputs if path is not None}
+    read = [os.path.realpath(path) for path in inputs if path is not None]
     seen: set[str] = set()
     for path in outputs:
-        if os.path.realpath(path) in read or source.lies_in(path):
+        real = os.path.realpath(path)
+        held = os.path.exists(path) and any(real == other or real.startswith(other + os.sep) for other in read)
+        if held or source.lies_in(path):
             raise OutputError(f"{path}: is an input; choose another output")
         if os.path.realpath(path) in seen:
             raise OutputError(f"{path}: would be written twice (a page has its JSON beside it); choose another name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from saecodec.cli.render import columns_text, count, groups_text, number, size
@@ -28,8 +29,9 @@ def _target_text(report: dict[str, Any], key: str) -> str:
     verdict = report["at"][key]
     saes = sorted(report["saes"], key=lambda sae: sae["at"][key].get("bits_per_row", float("inf")))
     against = {pair["b"]: pair for pair in verdict["differences"] if pair["a"] == verdict["mdl"]}
-    head = ["SAE", "bits/row", "95 %", "above the MDL-SAE", "95 %", "with its decoder", "median row's NMSE"]
-    table, missing = [head], []
+    head = ["SAE", "bits/row", "95 %", "above the MDL-SAE", "95 %", f"with its decoder, {report['rows']:,} rows"]
+    head += ["median row's NMSE", *([report["metric"]] if report["metric"] else [])]
+    table, missing, beyond = [head], [], []
     for sae in saes:
         at, pair = sae["at"][key], against.get(sae["name"])
         if "missing" in at:
@@ -40,19 +42,25 @@ def _target_text(report: dict[str, Any], key: str) -> str:
             beside[1] += " tie"
         rate, total, median = at["bits_per_row"], at["total_bits_per_row"], at["file"]["nmse_median"]
         figures = [number(rate, 1), _range(at["interval"]), *beside, number(total, 1), number(median, 4)]
+        if report["metric"]:
+            figures.append(number(at["file"]["metric"], 4))
+        if at["not_reached"]:
+            beyond.append(f"{100 * at['not_reached']:.1f} % by {sae['name']}")
         table.append([sae["name"], *figures])
     out = [f"at NMSE {key}", columns_text(table, left=(0,))] if len(table) > 1 else [f"at NMSE {key}"]
     if missing:
         way_out = "" if report["residual"] else "; with --residual, a layer codes what they leave"
         out.append(f"not reached by {', '.join(missing)}{way_out}")
+    if beyond:
+        out.append(
+            f"resamples whose rows are too hard for every file, which leave intervals unbounded: {', '.join(beyond)}"
+        )
     if verdict["ties_with_sae"]:
         out.append(f"with decoders counted, {verdict['mdl_with_sae']} ties with {', '.join(verdict['ties_with_sae'])}")
     steps = verdict["shortest_from_rows"]
-    if steps:
-        out.append(
-            "shortest with its decoder and tables counted: "
-            + ", ".join(f"{step['name']} from {step['from_rows']:,.0f} rows on" for step in steps)
-        )
+    if len(table) > 2:
+        turns = [f"{step['name']} from {math.ceil(step['from_rows']):,} rows on" for step in steps[1:]]
+        out.append(f"shortest with decoder and tables counted: {', '.join([steps[0]['name'] + ' at first', *turns])}")
     if verdict["mdl"] is not None:
         out.append(_others_text(report, key, saes[0]))
     return "\n".join(out)
@@ -63,25 +71,35 @@ def _others_text(report: dict[str, Any], key: str, best: dict[str, Any]) -> str:
     at = best["at"][key]
     file = next(point for point in best["points"] if point["file_bytes"] == at["file"]["file_bytes"])
 
-    def beside(what: str, bits: float | None, ours: float = at["bits_per_row"]) -> list[str]:
+    def beside(what: str, bits: float | None, ours: float) -> list[str]:
         return [] if not bits else [f"{what} {bits:,.1f} ({ours / bits:.3f})"]
 
-    parts = beside("sum of entropies", file["estimates"]["sum_entropy"], file["bits_per_row"])
-    parts += beside("L0 (B + log2 F)", file["estimates"]["l0_formula"], file["bits_per_row"])
+    rate, nmse = file["bits_per_row"], file["nmse"]
+    parts = beside("sum of entropies", file["estimates"]["sum_entropy"], rate)
+    parts += beside("L0 (B + log2 F)", file["estimates"]["l0_formula"], rate)
+    lines = [
+        f"the MDL-SAE's file at NMSE {nmse:.4f}, {rate:,.1f} bits/row, as a share of estimates: {'; '.join(parts)}"
+    ]
     found = report["baselines"] and report["baselines"][key]
+    parts, ours = [], at["bits_per_row"]
     if found and found["dense"]:
-        parts += beside("dense", found["dense"]["bits_per_row"])
-        parts += beside("its entropy", found["dense"]["entropy_per_row"])
-        parts += beside("one-hot", found["one_hot"]["bits_per_row"])
+        parts += beside("dense", found["dense"]["bits_per_row"], ours)
+        parts += beside("its entropy", found["dense"]["entropy_per_row"], ours)
+        parts += beside("one-hot", found["one_hot"]["bits_per_row"], ours)
     if found and found["pca"]:
-        parts += beside(f"PCA (real, {size(found['pca']['model_bytes'])} of model)", found["pca"]["bits_per_row"])
-    return "other codes, bits/row (the MDL-SAE's as a share): " + "; ".join(parts)
+        model = size(found["pca"]["model_bytes"])
+        parts += beside(f"PCA (a real codec, {model} of model apart)", found["pca"]["bits_per_row"], ours)
+    if parts:
+        lines.append(f"the MDL-SAE's {ours:,.1f} bits/row as a share of other codes at NMSE {key}: {'; '.join(parts)}")
+    return "\n".join(lines)
 
 
 def _curves_text(report: dict[str, Any]) -> str:
     """A line for each SAE."""
     reference = report["bd_rate"]["reference"]
-    table = [["SAE", "latents", "L0", "floor (NMSE)", "decoder", f"BD-rate to {reference}", "SAEBench mdl, its NMSE"]]
+    table = [
+        ["SAE", "latents", "L0", "floor (NMSE)", "decoder", f"BD-rate to {reference}", "SAEBench mdl (decodes to NMSE)"]
+    ]
     for sae in report["saes"]:
         rate = report["bd_rate"]["percent"].get(sae["name"])
         mdl = sae["saebench"]["chosen"] if sae["saebench"] else None
@@ -93,7 +111,7 @@ def _curves_text(report: dict[str, Any]) -> str:
                 number(sae["floor"], 4),
                 size(sae["decoder"][report["weights"]]["bytes"]),
                 "-" if rate is None else f"{rate:+.1f} % ({_range(report['bd_rate']['interval'][sae['name']])})",
-                "-" if mdl is None else f"{mdl['mdl_bits']:,.1f}, {number(mdl['nmse'], 3)}",
+                "-" if mdl is None else f"{mdl['mdl_bits']:,.1f} ({number(mdl['nmse'], 0)})",
             ]
         )
     crossings = [

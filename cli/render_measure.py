@@ -186,7 +186,9 @@ def _estimates(report: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append((what, beside(last["bits_per_row"])))
     if found["pca"] is not None:
         pca = found["pca"]
-        lines.append(("PCA at this NMSE, a real codec", beside(pca["bits_per_row"])))
+        data = report["two_part"]["bits_per_row"]["data"]
+        share = f"   (file without tables / this = {data / pca['bits_per_row']:.3f})"
+        lines.append(("PCA at this NMSE, a real codec", number(pca["bits_per_row"]) + share))
         lines.append(("  its model", size(pca["model_bytes"])))
     mdl = found["saebench"]["chosen"]
     lines.append((f"SAEBench mdl, decodes to NMSE {number(mdl['nmse'], 3)}", beside(mdl["mdl_bits"])))

@@ -50,7 +50,11 @@ def verdict(at: dict[str, Any], saes: dict[str, dict[str, Any]]) -> dict[str, An
 
     Decoders and tables are the same in every resample, so they move intervals of differences and do not widen them.
     """
-    gaps = {(pair["a"], pair["b"]): [pair["bits"], *pair["interval"]] for pair in at["differences"]}
+    gaps = {}
+    for pair in at["differences"]:  # an end that is None is unbounded
+        low, high = pair["interval"]
+        ends = [-math.inf if low is None else low, math.inf if high is None else high]
+        gaps[pair["a"], pair["b"]] = [pair["bits"], *ends]
     gaps |= {(b, a): [-bits, -high, -low] for (a, b), (bits, low, high) in gaps.items()}
     out = {}
     for count in COUNTS:
@@ -63,6 +67,7 @@ def verdict(at: dict[str, Any], saes: dict[str, dict[str, Any]]) -> dict[str, An
                 moved = bits - counted[best] - gap
                 above[name] = [gap + moved, low + moved, high + moved]
         ties = sorted(name for name, (_, low, high) in above.items() if low <= 0 <= high)
+        above = {name: [end if math.isfinite(end) else None for end in ends] for name, ends in above.items()}
         out[count] = {"best": best, "bits": counted[best], "ties": ties, "above": above}
     weights = {name: sae["shared"] for name, sae in saes.items() if "shared" in sae}
     return {

@@ -9,7 +9,7 @@ description.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def compare(
     curves: list[Curve] = []
     saes: list[dict[str, Any]] = []
     for name, candidate in pairs:
-        sae = candidate.load()
+        sae = replace(candidate.load(), name="sae", source="")  # a long name is no part of an explanation
         floor = floor_of(sae, ground.source, ground.ids)
         decoder = decoder_facts(sae, floor)
         maker = CurveMaker(name, with_precision(sae, setting.weights), ground, setting, log, metric)

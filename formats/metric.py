@@ -1,8 +1,8 @@
 """A distortion of the user's own, such as the loss that a model recovers: `--metric module:function`.
 
 The function takes all rows and what a file gives for them, float32 (T, d) each, and returns a number, or one for each
-row, (T,), whose mean is then told with an interval. A parameter `rows` gets the rows' numbers in the input, int64 (T,),
-and `ids` their sequence ids, (T,), or None: rows may be left out.
+row, (T,), whose mean is then told with an interval. A third parameter `rows` gets the rows' numbers in the input, int64
+(T,), and one `ids` their sequence ids, (T,), or None: rows may be left out.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ class Metric:
 
     @property
     def asks(self) -> set[str]:
-        """Names of the function's parameters."""
+        """Names of the function's parameters behind those that get rows: these may have any name."""
         try:
-            return set(inspect.signature(self.function).parameters)
+            found = inspect.signature(self.function).parameters.values()
+            return {one.name for i, one in enumerate(found) if one.kind is one.KEYWORD_ONLY or i > 1}
         except (TypeError, ValueError):  # a builtin may not tell
             return set()
 
@@ -89,7 +90,7 @@ class Watch:
             raise InputError(f"metric {self._metric.name!r}: failed ({type(error).__name__}: {error})") from error
         try:
             found = np.asarray(given, np.float64)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # of a tensor with a gradient, say
             raise InputError(f"metric {self._metric.name!r}: gave a {type(given).__name__}, not numbers") from error
         if found.shape not in ((), (n_rows,)) or not np.isfinite(found).all():
             raise InputError(

@@ -25,7 +25,7 @@ from saecodec.formats.two_part import break_even, shortest_by_rows, total_by_row
 
 Figures = NDArray[np.float64]
 _BD_DRAWS: Final = 200  # enough for an interval of a mean over a whole curve
-_FILE: Final = ("step", "file_bytes", "bits_per_row", "nmse", "nmse_median")
+_FILE: Final = ("step", "file_bytes", "bits_per_row", "nmse", "nmse_median", "metric")
 """What is told of the measured file that is nearest to a target."""
 
 

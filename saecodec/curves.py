@@ -92,17 +92,19 @@ def front(points: Sequence[RatePoint]) -> list[int]:
 
 
 def crossings(a: Sequence[RatePoint], b: Sequence[RatePoint]) -> list[RatePoint]:
-    """Where two curves, as `bits_at` has them, change places, by rising NMSE; not where one of
-    them has a gap."""
+    """Where two curves, as `bits_at` has them, change places, by rising NMSE; not where one of them has a gap. Where
+    they meet before they part again, it is at the first place that they share."""
     low, high = common_range(a, b)
     grid = sorted({point.nmse for point in (*a, *b) if low <= point.nmse <= high} | {low, high})
     pairs = [(nmse, bits_at(a, nmse), bits_at(b, nmse)) for nmse in grid]
     gaps = [(nmse, float(np.log(p / q))) for nmse, p, q in pairs if p is not None and q is not None and p != q]
+    shared = [nmse for nmse, p, q in pairs if p is not None and p == q]
     found = []
     for (nmse_a, gap_a), (nmse_b, gap_b) in itertools.pairwise(gaps):
         if gap_a * gap_b < 0 and not gap(a, nmse_a, nmse_b) and not gap(b, nmse_a, nmse_b):
             share = gap_a / (gap_a - gap_b)
             nmse = float(np.exp((1 - share) * np.log(nmse_a) + share * np.log(nmse_b)))
+            nmse = next((at for at in shared if nmse_a < at < nmse_b), nmse)
             bits = bits_at(a, nmse)
             if bits is not None:
                 found.append(RatePoint(bits, nmse))

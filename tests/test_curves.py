@@ -103,10 +103,20 @@ def test_nothing_is_said_across_a_gap() -> None:
     assert bd_rate(apart[1:], [RatePoint(60, 0.19), RatePoint(40, 0.23)]) is not None
 
 
-def test_a_crossing_may_be_at_a_shared_point() -> None:
+@pytest.mark.parametrize("last", [50, 99])
+def test_a_crossing_may_be_at_a_shared_point(last: float) -> None:
     a, b = (
         [RatePoint(x, n) for x, n in zip(bits, (0.1, 0.15, 0.2), strict=True)]
-        for bits in ((400, 200, 100), (800, 200, 50))
+        for bits in ((400, 200, 100), (800, 200, last))
     )
-    (point,) = crossings(a, b)
-    assert 0.1 < point.nmse < 0.2
+    assert crossings(a, b) == crossings(b, a) == [(pytest.approx(200), 0.15)]
+    touching = [*b[:2], RatePoint(110, 0.2)]
+    assert crossings(a, touching) == []
+
+
+def test_curves_that_run_together_cross_where_they_meet() -> None:
+    a, b = (
+        [RatePoint(x, n) for x, n in zip(bits, (0.1, 0.15, 0.2, 0.3), strict=True)]
+        for bits in ((400, 200, 100, 60), (800, 200, 100, 50))
+    )
+    assert crossings(a, b) == [(pytest.approx(200), 0.15)]

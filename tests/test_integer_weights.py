@@ -125,8 +125,10 @@ def test_blocks_that_are_not_possible_are_refused(small: Integers) -> None:
     for block in (0, 10, 1 << 40):
         with pytest.raises(FormatError):
             read(varint(block) + good[1:], 9, 4)
-    with pytest.raises(FormatError, match="blocks of 33554432 latents of 4 weights are not possible"):
-        read(varint(MAX_CELLS // 2) + UNIFORM.to_bytes(), 1 << 26, 4)
+    with pytest.raises(FormatError, match="blocks of 1048577 latents of 4 weights are not possible"):
+        read(varint(MAX_CELLS // 4 + 1) + UNIFORM.to_bytes(), 1 << 26, 4)
+    with pytest.raises(FormatError, match="64 blocks of weights, 0 bytes left"):  # as large as can be
+        read(varint(MAX_CELLS // 4) + UNIFORM.to_bytes(), 1 << 26, 4)
 
 
 def test_more_blocks_than_bytes_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -84,11 +85,48 @@ def test_the_text_says_who_the_mdl_sae_is_and_progress_goes_to_stderr(folder: Pa
     assert first < second
     assert re.search(r"^good +\d+\.\d +\d+\.\d to \d+\.\d +MDL-SAE", text[second:], re.MULTILINE)
     assert re.search(r"^bad +\d+\.\d +\d+\.\d to \d+\.\d +\+\d+\.\d +\d+\.\d to \d+\.\d ", text[second:], re.MULTILINE)
-    assert re.search(r"bad .*NMSE 0\.\d", text[first:second].split("\n", 1)[1])  # the floor of `bad` is above
-    for words in ("shortest with its decoder", "without an SAE", "one-hot", "BD-rate to good", "SAEBench mdl"):
+    why = r"nothing quantized, its NMSE is 0\.\d+; its best file has 0\.\d+"
+    assert re.search(rf"^not reached by bad \({why}\); with --residual", text[first:second], re.MULTILINE)
+    assert "not reached" not in text[second:]
+    for words in ("shortest with its decoder", "one-hot", "BD-rate to good", "SAEBench mdl"):
         assert words in text
+    assert re.search(r"^bad .* [+-]\d+\.\d % \(-?\d+\.\d to -?\d+\.\d\) ", text, re.MULTILINE)
     assert " bits/row at NMSE " not in text
     assert re.search(r"^good: step .* bits/row at NMSE ", result.stderr, re.MULTILINE)
+
+
+def test_the_text_sets_the_mdl_sae_beside_other_codes(folder: Path) -> None:
+    command = ("compare", *both(folder)[:2], "--nmse", "0.6")
+    text = run(*command).stdout
+    report = json.loads(run(*command, "--json").stdout)
+    at, found = report["saes"][0]["at"]["0.6"], report["baselines"]["0.6"]
+    file = next(p for p in report["saes"][0]["points"] if p["file_bytes"] == at["file"]["file_bytes"])
+    (line,) = re.findall(r"^other codes, bits/row \(the MDL-SAE's as a share\): (.*)$", text, re.MULTILINE)
+    told = dict(re.findall(r"(?:^|; )(.+?)(?: \(real, [^)]*\))? (\d+\.\d \(\d+\.\d{3}\))", line))
+    assert told == {
+        name: f"{bits:.1f} ({ours / bits:.3f})"
+        for name, bits, ours in (
+            ("sum of entropies", file["estimates"]["sum_entropy"], file["bits_per_row"]),
+            ("L0 (B + log2 F)", file["estimates"]["l0_formula"], file["bits_per_row"]),
+            ("dense", found["dense"]["bits_per_row"], at["bits_per_row"]),
+            ("its entropy", found["dense"]["entropy_per_row"], at["bits_per_row"]),
+            ("one-hot", found["one_hot"]["bits_per_row"], at["bits_per_row"]),
+            ("PCA", found["pca"]["bits_per_row"], at["bits_per_row"]),
+        )
+    }
+    bare = run(*command, "--no-baselines").stdout
+    assert re.search(r"^other codes.*: sum of entropies [^;]*; L0 [^;]*$", bare, re.MULTILINE)
+
+
+def test_an_interval_of_rows_that_may_be_too_hard_is_unbounded(compared: Callable[..., Any], folder: Path) -> None:
+    """The target is just above the NMSE of the finest file."""
+    report = compared(saes=("bad",), data="few.npy")
+    target = f"{1.01 * min(point['nmse'] for point in report['saes'][0]['points']):.6g}"
+    (sae,) = compared(saes=("bad",), data="few.npy", nmse=target)["saes"]
+    assert sae["at"][target]["interval"][1] is None
+    assert 0.025 < sae["at"][target]["not_reached"] < 0.975
+    command = ("compare", folder / "few.npy", folder / "saes" / "bad", "--nmse", target, "--no-baselines")
+    assert re.search(r"^bad +\d+\.\d +\d+\.\d to unbounded +MDL-SAE", run(*command).stdout, re.MULTILINE)
 
 
 def test_json_is_the_report_and_nothing_else(folder: Path) -> None:
@@ -176,6 +214,95 @@ def test_measure_keeps_a_page_that_is_there(folder: Path, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "out.json").read_text())["kind"] == "measure"
 
 
+def refused(message: str, *command: object) -> None:
+    """That it is one line, before any work: there is no such SAE."""
+    result = run(*command, "--force", ok=False)
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"Error: .*{message}.*\n", result.output), result.output
+
+
+@pytest.mark.parametrize("command", ["compare", "measure"])
+@pytest.mark.parametrize(
+    "option, name", [(None, "x"), ("--seq", "ids"), ("--rows-mask", "mask"), ("--group", "labels")]
+)
+def test_an_input_is_no_output_even_with_force(
+    folder: Path, tmp_path: Path, command: str, option: str | None, name: str
+) -> None:
+    """By its own name, by a link's, and by that of the JSON beside a page."""
+    paths = {stem: tmp_path / f"{stem}.json" for stem in ("x", "ids", "mask", "labels")}
+    for stem, path in paths.items():
+        path.write_bytes((folder / f"{stem}.npy").read_bytes())
+    os.replace(paths["x"], tmp_path / "x.npy")  # the name says what an array is
+    paths["x"] = tmp_path / "x.npy"
+    (tmp_path / "link").symlink_to(paths[name])
+    before = {path: path.read_bytes() for path in paths.values()}
+    sae = tmp_path / "no_such_sae"
+    given = [command, paths["x"], *([sae] if command == "compare" else ["-s", sae])]
+    given += [] if option is None else [option, paths[name]]
+    table = "--csv" if command == "compare" else "--arrays"
+    outputs: list[tuple[str, Path]] = [(table, paths[name]), (table, tmp_path / "link")]
+    outputs += [("--report", tmp_path / f"{name}.html")] if option is not None else []
+    for output in outputs:
+        refused("is an input; choose another output", *given, *output)
+    assert {path: path.read_bytes() for path in paths.values()} == before
+
+
+def test_the_codec_is_no_output_even_with_force(folder: Path, tmp_path: Path) -> None:
+    codec = tmp_path / "c.saecodec"
+    run("fit", folder / "saes" / "good", folder / "few.npy", "-o", codec)
+    before = codec.read_bytes()
+    command = ("measure", folder / "few.npy", "-s", tmp_path / "no_such_sae", "-c", codec)
+    refused("is an input; choose another output", *command, "--arrays", codec)
+    assert codec.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "command, outputs",
+    [
+        ("compare", ("--report", "out.html", "--csv", "out.json")),
+        ("compare", ("--report", "out.html", "--csv", "out.html")),
+        ("compare", ("--plot", "rd.svg", "--plot", "rd.svg")),
+        ("compare", ("--plot", "rd.svg", "--csv", "rd.svg")),
+        ("compare", ("--plot", "rd.svg", "--plot", "here/rd.svg")),
+        ("measure", ("--report", "out.html", "--arrays", "out.json")),
+        ("measure", ("--report", "out.html", "--arrays", "here/out.html")),
+    ],
+)
+def test_outputs_of_one_name_are_refused_even_with_force(
+    folder: Path, tmp_path: Path, command: str, outputs: tuple[str, ...]
+) -> None:
+    (tmp_path / "here").symlink_to(tmp_path)
+    sae = (tmp_path / "no_such_sae",) if command == "compare" else ("-s", tmp_path / "no_such_sae")
+    paths = [tmp_path / word if i % 2 else word for i, word in enumerate(outputs)]
+    refused("would be written twice", command, folder / "x.npy", *sae, *paths)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize(
+    "command, output, name, said",
+    [
+        ("compare", "--csv", "out.csv", "at NMSE 0.6"),
+        ("compare", "--report", "out.html", "at NMSE 0.6"),
+        ("measure", "--report", "out.html", "bits per row"),
+    ],
+)
+def test_what_was_found_is_told_even_when_a_file_cannot_be_written(
+    folder: Path, tmp_path: Path, command: str, output: str, name: str, said: str
+) -> None:
+    """The metric takes the output's place while the work is done."""
+    source = "from pathlib import Path\n\ndef loss(x, x_hat):\n    return Path({!r}).write_text('mine')\n"
+    (tmp_path / "taking.py").write_text(source.format(str(tmp_path / name)))
+    sae = folder / "saes" / "good"
+    given = ("compare", folder / "few.npy", sae, "--nmse", "0.6") if command == "compare" else (
+        "measure", folder / "few.npy", "-s", sae
+    )  # fmt: skip
+    options = ("--no-baselines", "--metric", f"{tmp_path}/taking.py:loss", output, tmp_path / name)
+    result = run(*given, *options, ok=False)
+    assert said in result.stdout
+    assert re.search(rf"Error: .*{re.escape(name)}: already exists", result.stderr)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("nmse", ["0", "1", "0.2,two", "", "-0.1,0.2"])
 def test_wrong_usage_is_status_2(folder: Path, nmse: str) -> None:
     result = run("compare", *both(folder), "--nmse", nmse, ok=False)
@@ -191,9 +318,9 @@ def test_what_cannot_be_done_is_one_line_and_status_1(folder: Path, tmp_path: Pa
     np.save(tmp_path / "same", np.ones((9, D), np.float32))
     np.save(tmp_path / "nan", np.full((9, D), np.nan, np.float32))
     cases: list[tuple[tuple[object, ...], str]] = [
-        ((x, folder / "no_such_sae"), "no_such_sae"),
+        ((x, good, folder / "no_such_sae"), "no_such_sae"),
         ((folder / "no.npy", good), "no such file"),
-        ((x, narrow), "codes rows of 6"),
+        ((x, good, narrow), "codes rows of 6"),
         ((tmp_path / "same.npy", good), "the rows do not vary"),
         ((tmp_path / "nan.npy", good), "row 0 holds NaN"),
         ((x, good, "--skip-first", 1), "give the ids"),
@@ -241,6 +368,7 @@ def test_saes_of_one_name_are_told_apart_by_their_folders_and_brackets_are_no_pa
     assert report["at"]["0.5"]["differences"][0]["bits"] == 0
     text = run("compare", folder / "few.npy", one, two, "--nmse", "0.5", "--no-baselines").stdout
     assert re.search(r"^two/s\[k=3\] .* \+0\.0 +0\.0 to 0\.0 tie ", text, re.MULTILINE)
+    assert "\nwith decoders counted, one/s[k=3] ties with two/s[k=3]\n" in text
 
 
 def test_warnings_are_on_stderr(folder: Path, tmp_path: Path) -> None:

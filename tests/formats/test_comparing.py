@@ -107,8 +107,8 @@ def test_verdicts_are_of_the_bits_told(report: dict[str, Any]) -> None:
         assert verdict["shortest_from_rows"][0]["name"] != "wide"
     points = {(sae["name"], p["bits_per_row"], p["nmse"]) for sae in report["saes"] for p in sae["points"]}
     assert {(one["sae"], one["bits_per_row"], one["nmse"]) for one in report["pareto"]} <= points
-    assert report["bd_rate"].keys() == {"reference", "percent"}
-    assert report["bd_rate"]["percent"].keys() == {"b", "wide"}
+    assert report["bd_rate"].keys() == {"reference", "percent", "interval"}
+    assert report["bd_rate"]["percent"].keys() == report["bd_rate"]["interval"].keys() == {"b", "wide"}
 
 
 def test_details_are_of_the_file_nearest_to_the_first_target(report: dict[str, Any]) -> None:
@@ -160,7 +160,11 @@ def test_a_floor_above_the_target_is_missing_and_a_residual_layer_brings_it_back
 ) -> None:
     source, one = MemoryArray(rows[:40]), candidates(a=saes["a"])
     found = compare(source, one, [0.2], baselines=False, detail=False)
-    assert found["saes"][0]["at"]["0.2"]["missing"].startswith("its floor is NMSE 0.4")
+    (told_of,) = found["saes"]
+    best = min(point["nmse"] for point in told_of["points"])
+    assert told_of["at"]["0.2"] == {
+        "missing": f"nothing quantized, its NMSE is {told_of['floor']:.4g}; its best file has {best:.4g}"
+    }
     assert found["at"]["0.2"]["mdl"] is None
     layered = compare(source, one, [0.2], setting=Setting(residual=True), baselines=False, detail=False)
     assert layered["saes"][0]["at"]["0.2"]["bits_per_row"] > 0
@@ -183,10 +187,10 @@ def small(source: MemoryArray, sae: SAE, **options: Any) -> dict[str, Any]:
 
 
 def test_arrays_of_sequences_are_their_rows_with_ids(saes: dict[str, SAE], rows: Rows) -> None:
-    ids = np.repeat(np.arange(15), 20)
-    deep, flat = small(MemoryArray(rows.reshape(3, 5, 20, 8)), saes["a"]), small(MemoryArray(rows), saes["a"], seq=ids)
+    ids = np.repeat(np.arange(30), 10)
+    deep, flat = small(MemoryArray(rows.reshape(3, 10, 10, 8)), saes["a"]), small(MemoryArray(rows), saes["a"], seq=ids)
     assert deep["bootstrap"] == flat["bootstrap"]
-    assert (deep["bootstrap"]["unit"], deep["bootstrap"]["blocks"]) == ("sequences", 15)
+    assert (deep["bootstrap"]["unit"], deep["bootstrap"]["blocks"]) == ("sequences", 30)
     assert told(deep) == told(flat)
     other = small(MemoryArray(rows), saes["a"])
     assert other["bootstrap"]["unit"] == "runs of 4 rows"
@@ -222,6 +226,7 @@ def test_rows_of_heads_with_ids_of_rows(saes: dict[str, SAE], rows: Rows, tmp_pa
     heads, flat = (small(MemoryArray(x), sae, **options) for x in (rows.reshape(300, 2, 4), rows))
     assert told(heads) == told(flat)
     assert heads["bootstrap"] == flat["bootstrap"]
+    assert heads["selection"]["rows_in_input"] == flat["selection"]["rows_in_input"] == 300
 
 
 def test_normalizing_and_plain_saes_side_by_side(saes: dict[str, SAE], rows: Rows) -> None:
@@ -269,6 +274,45 @@ def test_an_sae_of_another_width_is_named(saes: dict[str, SAE], make_sae: MakeSA
     pair = candidates(fits=saes["a"], other=make_sae("topk", 1, 6))
     with pytest.raises(InputError, match="the SAE 'other' codes rows of 6"):
         compare(MemoryArray(rows), pair, [0.6], baselines=False, detail=False)
+
+
+def test_what_cannot_be_measured_is_told_before_a_file_is_written(
+    saes: dict[str, SAE], make_sae: MakeSAE, rows: Rows, tmp_path: Path
+) -> None:
+    """Each SAE is loaded for that, once."""
+    np.save(tmp_path / "mask", np.arange(300) > 4)
+    happened: list[str] = []
+
+    def told_of(name: str, sae: SAE | None) -> Candidate:
+        def load() -> SAE:
+            happened.append(name)
+            if sae is None:
+                raise InputError(f"{name}: no such file")
+            return sae
+
+        return Candidate(name, load)
+
+    normed, heads = replace(saes["a"], normalization="sequence_norm"), MemoryArray(rows.reshape(300, 2, 4), "x.npy")
+    flat, part = MemoryArray(rows, "x.npy"), Selection(mask=str(tmp_path / "mask.npy"))
+    for source, first, second, selection, message in (
+        (flat, saes["a"], None, None, "second: no such file"),
+        (flat, saes["a"], make_sae("topk", 1, 6), None, "the SAE 'second' codes rows of 6"),
+        (flat, saes["a"], normed, part, "the SAE 'tiny-topk-0' divides rows .* measure all rows"),
+        (
+            heads, replace(saes["a"], row_dims=2), make_sae("topk", 1, 4), None,
+            r"x\.npy: shape \(300, 2, 4\) is 300 rows of one SAE, but not of 'second'",
+        ),
+    ):  # fmt: skip
+        happened.clear()
+        pair = [told_of("first", first), told_of("second", second)]
+        with pytest.raises(InputError, match=message):
+            compare(source, pair, [0.6], selection=selection, log=happened.append, baselines=False, detail=False)
+        assert happened == ["first", "second"]
+    happened.clear()
+    pair = [told_of("first", saes["a"]), told_of("second", saes["b"])]
+    compare(MemoryArray(rows[:40]), pair, [0.6], log=happened.append, baselines=False, detail=False)
+    assert happened[:3] == ["first", "second", "first"]  # again when its turn comes: two are never held
+    assert happened.count("first") == happened.count("second") == 2
 
 
 def test_ids_and_targets_and_no_saes(saes: dict[str, SAE], rows: Rows, tmp_path: Path) -> None:

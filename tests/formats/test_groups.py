@@ -171,3 +171,11 @@ def test_no_rows_have_no_groups(sae: SAE, tmp_path: Path) -> None:
     extras = Extras(group=str(tmp_path / "labels.npy"))
     report = measure_array(MemoryArray(np.zeros((0, sae.width), np.float32)), sae=sae, extras=extras)
     assert report["detail"] is None
+
+
+def test_more_groups_of_latents_than_a_table_holds_are_refused_before_there_is_memory_for_them() -> None:
+    groups = Groups(np.arange(MAX_GROUPS))
+    for n_latents in ((1 << 17) + 1, 1 << 60):
+        with pytest.raises(InputError, match=f"256 groups of {n_latents} latents are too many for a table"):
+            GroupTable(groups, n_latents)
+    GroupTable(Groups(np.arange(2)), (1 << 17) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.measuring import Extras, measure_array
 from saecodec.formats.metric import Function, Metric
 from saecodec.formats.point import Ground, read_point
+from saecodec.formats.selection import Selection
 from saecodec.sae import SAE
 
 Rows = npt.NDArray[np.float32]
@@ -80,11 +82,55 @@ def test_a_tensor_of_rows_and_one_row(sae: SAE, x: Rows) -> None:
         lambda x, y: "low",
         lambda x, y: {"loss": 1.0},
         lambda x, y: [1.0, [2.0]],
+        lambda x, y: torch.ones(len(x), requires_grad=True),
     ],
 )
 def test_what_is_no_number_and_not_one_a_row_is_refused(sae: SAE, x: Rows, function: Function) -> None:
     with pytest.raises(InputError, match="metric 'mine'"):
         facts(x, sae, function)
+
+
+@pytest.mark.parametrize("error", [ValueError("no luck"), KeyError("no luck"), ZeroDivisionError("no luck")])
+def test_a_function_that_fails_is_named(sae: SAE, x: Rows, error: Exception) -> None:
+    def fails(x: Rows, x_hat: Rows) -> float:
+        raise error
+
+    with pytest.raises(InputError, match=rf"metric 'mine': failed \({type(error).__name__}: .*no luck"):
+        facts(x, sae, fails)
+
+
+def test_it_is_told_which_rows_it_sees_where_it_asks(sae: SAE, x: Rows, tmp_path: Path) -> None:
+    ids = np.repeat(np.arange(8), 5)
+    np.save(tmp_path / "mask", np.arange(40) % 3 > 0)
+    keep = (np.arange(40) % 3 > 0) & (np.arange(40) % 5 >= 2)
+    seen: dict[str, Any] = {}
+
+    def asks(x: Rows, x_hat: Rows, ids: Any, rows: Any = None, weight: float = 2.0) -> float:
+        seen.update(x=x, ids=ids, rows=rows)
+        return weight
+
+    def by_name(x: Rows, x_hat: Rows, *, rows: Any) -> float:
+        seen.update(named=rows)
+        return 0.0
+
+    selection = Selection(2, str(tmp_path / "mask.npy"))
+    for function in (asks, by_name):
+        measured = {"sae": sae, "seq": ids, "selection": selection, "extras": Extras(metric=Metric("mine", function))}
+        assert measure_array(MemoryArray(x), **measured)["metric"]["metric"] == (2 if function is asks else 0)
+    assert seen["rows"].tolist() == seen["named"].tolist() == np.flatnonzero(keep).tolist()
+    np.testing.assert_array_equal(seen["x"], x[keep])
+    np.testing.assert_array_equal(seen["ids"], ids[keep])
+    facts(x, sae, asks)
+    assert (seen["ids"], seen["rows"].tolist()) == (None, list(range(40)))
+
+
+def test_the_first_two_parameters_get_rows_whatever_their_names(sae: SAE, x: Rows) -> None:
+    def loss(rows: Rows, ids: Rows) -> Any:
+        return squared_error(rows, ids)
+
+    assert facts(x, sae, loss)[0] == facts(x, sae, squared_error)[0]
+    assert facts(x, sae, lambda *both, rows: len(both) * len(rows))[0]["metric"] == 80
+    assert facts(x, sae, lambda rows, x_hat, **more: len(more))[0]["metric"] == 0
 
 
 def test_no_rows_have_no_metric(sae: SAE) -> None:
@@ -143,6 +189,23 @@ def test_of_a_module_in_the_working_folder_or_a_file(folder: Path, name: str) ->
 def test_of_a_module_that_is_installed() -> None:
     assert Metric.load("math:hypot").function(3, 4) == 5
     assert Metric.load("os.path:join").function("a", "b")
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def loss(", "SyntaxError"),
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("{}['key']", "KeyError: 'key'"),
+    ],
+)
+@pytest.mark.parametrize("place", ["bad_metric", "bad_metric.py"])
+def test_a_module_that_fails_is_named(folder: Path, source: str, message: str, place: str) -> None:
+    (folder / "bad_metric.py").write_text(source)
+    importlib.invalidate_caches()  # the folder was looked into before
+    with pytest.raises(InputError, match=rf"metric '{place}:loss': cannot be imported \({message}"):
+        Metric.load(f"{place}:loss")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_row_that_is_not_finite_is_named(bad: float) -> None:
         Ground(MemoryArray(x, "a.npy"))
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 99))
+@given(st.lists(st.integers(1, 9), min_size=20, max_size=25), st.integers(0, 99))
 def test_means_and_nmses_of_a_draw_are_those_of_its_rows(lengths: list[int], seed: int) -> None:
     """Against rows that are really drawn, sequence by sequence."""
     ids = np.repeat(np.arange(len(lengths)), lengths)
@@ -80,8 +80,7 @@ def test_means_and_nmses_of_a_draw_are_those_of_its_rows(lengths: list[int], see
         times = ground.draws[draw].astype(int)
         rows = np.concatenate([np.flatnonzero(ids == i) for i, n in enumerate(times) for _ in range(n)])
         assert means[draw] == pytest.approx(error[rows].mean())
-        if len(ids) > 1:
-            assert nmses[draw] == pytest.approx(error[rows].sum() / spreads[rows].sum(), rel=1e-6)
+        assert nmses[draw] == pytest.approx(error[rows].sum() / spreads[rows].sum(), rel=1e-6)
     assert (ground.draws[0] == 1).all()
 
 
@@ -91,7 +90,18 @@ def test_rows_have_their_places_as_numbers_and_positions_of_their_ids() -> None:
     assert (plain.numbers.tolist(), plain.positions) == ([0, 1, 2, 3, 4], None)
     assert of_ids.positions is not None
     assert of_ids.positions.tolist() == [0, 1, 0, 1, 2]
-    assert of_ids.told() == {"unit": "sequences", "blocks": 2, "resamples": 1000, "level": 0.95}
+
+
+def test_what_is_resampled_is_told() -> None:
+    x = np.eye(40, dtype=np.float32)
+    resampling = {"resamples": 1000, "level": 0.95}
+    for ids, unit, blocks in (
+        (np.arange(40) // 2, "sequences", 20),
+        (np.arange(40) // 4, "runs of 1 row", 40),  # too few sequences
+        (np.arange(40), "single rows", 40),
+        (None, "runs of 1 row", 40),
+    ):
+        assert Ground(MemoryArray(x), ids).told() == {"unit": unit, "blocks": blocks} | resampling
 
 
 # -- points ------------------------------------------------------------------------------------------------------------
@@ -112,7 +122,7 @@ def test_chunks_are_seen_as_the_file_decodes(sae: SAE, x: Rows, residual: bool) 
 
 
 def test_the_facts_of_a_point(sae: SAE, x: Rows) -> None:
-    ids = np.repeat(np.arange(8), 5)
+    ids = np.repeat(np.arange(20), 2)
     point, seen = point_of(x, sae, ids, chunk_rows=16)
     facts, error = point.facts(), point.rows.squared_error
     x_hat = np.concatenate([chunk.x_hat for chunk in seen]).astype(np.float64)
@@ -123,7 +133,7 @@ def test_the_facts_of_a_point(sae: SAE, x: Rows) -> None:
     assert facts["cosine"] == pytest.approx(cosine.sum() / 40, rel=1e-5)
     assert facts["l0"] == sum(chunk.layers.codes.nnz for chunk in seen) / 40
     assert sum(facts["bytes"].values()) == facts["file_bytes"]
-    bits = np.array([point.rows.bits[ids == i].sum() for i in range(8)])
+    bits = np.array([point.rows.bits[ids == i].sum() for i in range(20)])
     drawn = (point.ground.draws @ bits) / 40 + point.rows.shared / 40  # sequences of one length
     assert facts["bits_interval"] == pytest.approx(interval(drawn[1:]))
     assert facts["bits_per_row"] == pytest.approx(drawn[0])

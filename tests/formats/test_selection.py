@@ -213,19 +213,19 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 def test_measuring_selected_rows_is_measuring_them_alone(sae: SAE, tmp_path: Path) -> None:
-    x = np.random.default_rng(0).normal(size=(9, 20, sae.width)).astype(np.float16)
-    keep = np.random.default_rng(1).random((9, 20)) < 0.7
+    x = np.random.default_rng(0).normal(size=(20, 9, sae.width)).astype(np.float16)
+    keep = np.random.default_rng(1).random((20, 9)) < 0.7
     np.save(tmp_path / "mask", keep)
     selection = Selection(2, str(tmp_path / "mask.npy"))
     keep[:, :2] = False
-    ids = np.repeat(np.arange(9), 20)[keep.ravel()]
+    ids = np.repeat(np.arange(20), 9)[keep.ravel()]
     report = measure_array(MemoryArray(x), sae=sae, selection=selection, chunk_rows=50)
     alone = measure_array(MemoryArray(x[keep]), sae=sae, chunk_rows=50)
     same(report, alone | {"bits_interval": report["bits_interval"]})
     assert report["bootstrap"]["unit"] == "sequences"
     assert report["selection"] == {"rows_in_input": 180, "skip_first": 2, "rows_mask": str(tmp_path / "mask.npy")}
     with_ids = measure_array(
-        MemoryArray(x), sae=sae, seq=np.repeat(np.arange(9), 20), selection=selection, chunk_rows=50
+        MemoryArray(x), sae=sae, seq=np.repeat(np.arange(20), 9), selection=selection, chunk_rows=50
     )
     same(with_ids, measure_array(MemoryArray(x[keep]), sae=sae, seq=ids, chunk_rows=50))
 
@@ -249,14 +249,15 @@ def test_rows_of_heads(make_sae: MakeSAE, leading: tuple[int, ...], tmp_path: Pa
     )
 
 
-def test_sequences_of_selected_rows_scale_an_sae_that_needs_them(make_sae: MakeSAE, tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_codec", [False, True])
+def test_rows_of_an_sae_that_looks_at_whole_sequences_stay(make_sae: MakeSAE, tmp_path: Path, of_codec: bool) -> None:
+    """The mean norm of what is left of a sequence is another, so the SAE would be given other rows."""
     sae = replace(make_sae(), normalization="sequence_norm")
     x = np.random.default_rng(0).normal(size=(6, 15, sae.width)).astype(np.float32)
-    x *= np.arange(1, 7, dtype=np.float32)[:, None, None]
-    x[:, 0] *= 50
-    rest = x[:, 1:]
-    report = measure_array(MemoryArray(x), sae=sae, selection=Selection(1))
-    same(report, measure_array(MemoryArray(rest.reshape(84, -1)), sae=sae, seq=np.repeat(np.arange(6), 14)))
-    codec = Codec.fit(sae, rest)
-    coded = measure_array(MemoryArray(x), sae=sae, codec=codec, selection=Selection(1))
-    assert coded["nmse"] == pytest.approx(report["nmse"], rel=1e-9)
+    np.save(tmp_path / "mask", np.ones((6, 15), bool))
+    given = {"codec": Codec.fit(sae, x)} if of_codec else {"sae": sae}
+    for selection in (Selection(1), Selection(mask=str(tmp_path / "mask.npy"))):
+        with pytest.raises(InputError, match=f"SAE '{sae.name}' .* mean norm of their sequence.*measure all rows"):
+            measure_array(MemoryArray(x), **given, selection=selection)
+        selection.check(replace(sae, normalization="layer_norm"))  # of each row alone
+    assert measure_array(MemoryArray(x), **given, selection=Selection())["rows"] == 90

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +14,26 @@ from coded_rows import coded
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saecodec.codec import Codec
 from saecodec.decoder_precision import PRECISIONS, with_precision
+from saecodec.encoder import MatchingPursuit
 from saecodec.errors import InputError
 from saecodec.formats.array_source import MemoryArray
+from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.measuring import Extras, measure_array
-from saecodec.formats.two_part import break_even, decoder_bytes, decoder_facts, floor_of, shortest_by_rows, two_part
+from saecodec.formats.two_part import (
+    FloorMeter,
+    break_even,
+    decoder_bytes,
+    decoder_facts,
+    floor_of,
+    shortest_by_rows,
+    total_by_rows,
+    two_part,
+)
 from saecodec.frames import HEAD_BYTES
 from saecodec.sae import SAE
+from saecodec.side import scales_of
 
 Rows = npt.NDArray[np.float32]
 MakeSAE = Callable[..., SAE]
@@ -32,14 +47,31 @@ codes = st.dictionaries(st.sampled_from("abcdef"), st.tuples(bits, bits), max_si
 
 
 @given(bits, bits, bits, bits)
-def test_from_the_break_even_on_and_not_before_a_code_is_the_shorter(w: float, r: float, v: float, q: float) -> None:
+def test_from_the_break_even_on_a_code_is_no_longer_than_another(w: float, r: float, v: float, q: float) -> None:
     even = break_even(w, r, v, q)
-    shorter = [w + r * n < v + q * n for n in range(0, 200)]
+    at_most = [w + r * n <= v + q * n for n in range(0, 200)]
     if even is None:
-        assert r >= q
-        assert not shorter[-1] or r == q  # parallel lines never cross
+        assert not at_most[-1]
+    elif even > 0:
+        assert at_most == [n >= even for n in range(0, 200)]
     else:
-        assert shorter == [n > even or w < v for n in range(0, 200)]
+        assert all(at_most)
+
+
+@given(bits, bits, bits)
+def test_codes_of_equal_rates_are_told_apart_by_their_weights(w: float, v: float, rate: float) -> None:
+    assert break_even(w, rate, v, rate) == (0 if w <= v else None)
+    assert shortest_by_rows({"a": w, "b": v}, {"a": rate, "b": rate}) == [
+        {"from_rows": 0, "name": "a" if w <= v else "b"}
+    ]
+
+
+@given(bits, bits)
+def test_totals_by_rows_share_what_is_paid_once(shared: float, growing: float) -> None:
+    found = total_by_rows(shared, growing)
+    assert found["rows"] == [1000, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9]
+    for n, each in zip(*found.values(), strict=True):
+        assert each * n == pytest.approx(shared + growing * n)
 
 
 @given(codes)
@@ -72,16 +104,21 @@ def total(part: dict[str, float], decoder: int, rows: float) -> float:
 @pytest.mark.parametrize("n_rows", [1, 500])
 def test_the_parts_add_up_and_totals_cross_at_the_break_even(n_rows: int) -> None:
     parts = {"support": 700, "levels": 300, "headers": 50, "side": 7, "tables": 120, "decoder": 4000}
+    data = 1057 - HEAD_BYTES  # the head of the decoder's frame is counted with the decoder
     pca = {"model_bytes": 600, "bits_per_row": 40.0 if n_rows > 1 else 9000.0}
     raw = 128.0 if n_rows > 1 else 9000.0
     found = two_part(parts, n_rows, 33, DECODERS, raw, pca)
-    assert found["bytes"] == {"data": 1057, "prior": 153}
+    assert found["bytes"] == {"data": data, "prior": 153}
     rates = found["bits_per_row"]
-    assert rates == {"data": 8 * 1057 / n_rows, "prior": 8 * 153 / n_rows}
+    assert rates == {"data": 8 * data / n_rows, "prior": 8 * 153 / n_rows}
+    outside = two_part(parts | {"decoder": 0}, n_rows, 33, DECODERS, raw, pca)
+    assert outside["bytes"] == {"data": 1057, "prior": 153}
     for name, n_bytes in DECODERS.items():
         sae = found["with_sae"][name]
         assert sae["sae_bytes"] == n_bytes
         assert sae["total_bits_per_row"] == pytest.approx(rates["data"] + rates["prior"] + sae["sae_bits_per_row"])
+        for n, each in zip(*sae["total_by_rows"].values(), strict=True):
+            assert each * n == pytest.approx(total({"data": rates["data"], "prior": 153}, n_bytes, n))
         for other, weight, rate in (("raw", 0, raw), ("pca", 8 * 600, pca["bits_per_row"])):
             even = sae[f"rows_to_break_even_{other}"]
             assert even > 0
@@ -148,6 +185,28 @@ def test_a_rounded_floor_is_that_of_the_rounded_decoder_on_the_same_features(sae
     assert found == pytest.approx(np.square(rows.astype(np.float64) - x_hat).sum() / variance, rel=1e-6)
 
 
+@pytest.mark.parametrize("ids", [None, np.repeat(np.arange(30), 10)])
+def test_the_floor_of_a_matching_pursuit_is_of_what_each_rounded_decoder_finds(
+    make_sae: MakeSAE, rows: Rows, ids: npt.NDArray[np.int64] | None
+) -> None:
+    """It encodes with its directions: a file of rounded ones has other features."""
+    kind = "none" if ids is None else "sequence_norm"
+    sae = replace(make_sae("topk"), encoder=MatchingPursuit(3, 0.0, False, True), normalization=kind)
+    found = floor_of(sae, MemoryArray(rows), ids)
+    for precision in PRECISIONS:
+        alone = floor_of(with_precision(sae, precision), MemoryArray(rows), ids)
+        assert found.nmse[precision] == alone.nmse["float32"]
+    meter = FloorMeter(sae, scales_of(sae, [rows], ids))
+    for first in range(0, 300, 70):  # sequences go on from chunk to chunk
+        meter.add(rows[first : first + 70], first)
+    assert meter.floor().nmse == pytest.approx(found.nmse, rel=1e-6)
+    if ids is None:
+        assert found.l0 == sae.features(rows).nnz / 300
+        x_hat = with_precision(sae, "int8").rows(sae.features(rows)).numpy()
+        other = np.square(rows.astype(np.float64) - x_hat).sum() / np.square(rows - rows.mean(0, dtype=float)).sum()
+        assert found.nmse["int8"] != pytest.approx(other, rel=1e-6)
+
+
 def test_no_rows_have_no_floor(sae: SAE) -> None:
     floor = floor_of(sae, MemoryArray(np.zeros((0, sae.width), np.float32)), None)
     assert floor.l0 is None
@@ -166,10 +225,10 @@ def test_a_measure_tells_them(make_sae: MakeSAE, rows: Rows) -> None:
     sae = make_sae("topk")
     report = measure_array(MemoryArray(rows), sae=sae, embed="decoder", weights="int8", extras=Extras(baselines=True))
     two, parts = report["two_part"], report["bytes"]
-    assert two["bytes"]["data"] + two["bytes"]["prior"] + parts["decoder"] == report["file_bytes"]
+    assert two["bytes"]["data"] + two["bytes"]["prior"] + parts["decoder"] + HEAD_BYTES == report["file_bytes"]
     assert two["with_sae"]["int8"]["sae_bytes"] == parts["decoder"] + HEAD_BYTES == report["decoder"]["int8"]["bytes"]
     whole = two["with_sae"]["int8"]["total_bits_per_row"]
-    assert whole == pytest.approx(report["bits_per_row"] + 8 * HEAD_BYTES / 300)
+    assert whole == pytest.approx(report["bits_per_row"])  # of a file that holds the decoder it is all there is
     pca = report["baselines"]["pca"]
     for name, found in two["with_sae"].items():
         for other, weight, rate in (("raw", 0, 32 * sae.width), ("pca", 8 * pca["model_bytes"], pca["bits_per_row"])):
@@ -181,3 +240,25 @@ def test_a_measure_tells_them(make_sae: MakeSAE, rows: Rows) -> None:
                 {"data": two["bits_per_row"]["data"], "prior": two["bytes"]["prior"]}, found["sae_bytes"], even
             )
             assert mine == pytest.approx(weight + rate * even), name
+
+
+@pytest.mark.parametrize("embed", ["none", "tables"])
+def test_an_sae_in_the_codec_file_is_no_part_of_the_prior(sae: SAE, rows: Rows, tmp_path: Path, embed: str) -> None:
+    """With it the file is larger by the SAE, which is counted as such."""
+    plain, holding = tmp_path / "plain.saecodec", tmp_path / "holding.saecodec"
+    codec = Codec.fit(sae, rows)
+    save_codec(codec, plain)
+    save_codec(codec, holding, embed_sae=True)
+
+    def measured(path: Path) -> dict[str, Any]:
+        found, size = load_codec(path, "cpu"), path.stat().st_size
+        return measure_array(MemoryArray(rows), sae=sae, codec=found, codec_bytes=size, embed=embed)
+
+    one, other = measured(plain), measured(holding)
+    assert one["two_part"] == other["two_part"]
+    assert one["file_bytes"] == other["file_bytes"]
+    if embed == "none":
+        assert one["two_part"]["bytes"]["prior"] == plain.stat().st_size < holding.stat().st_size
+        assert other["outside"]["codec_bytes"] == holding.stat().st_size
+    else:
+        assert one["two_part"]["bytes"]["prior"] == one["bytes"]["tables"]

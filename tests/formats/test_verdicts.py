@@ -59,7 +59,8 @@ def test_an_sae_ties_with_itself_with_nothing_between(hard: Any) -> None:
     found = at(curve("first", noise=hard), curve("again", noise=hard)).verdict()
     (pair,) = found["differences"]
     assert (found["mdl"], found["ties"]) == ("first", ["again"])
-    assert (pair["bits"], pair["interval"], pair["tie"], pair["rows_to_break_even"]) == (0, [0, 0], True, None)
+    assert (pair["bits"], pair["interval"], pair["tie"], pair["rows_to_break_even"]) == (0, [0, 0], True, 0)
+    assert (found["mdl_with_sae"], found["ties_with_sae"]) == ("first", ["again"])
 
 
 def test_what_rows_share_cancels_in_the_paired_difference(hard: Any) -> None:
@@ -89,22 +90,106 @@ def test_a_tie_of_two_others_is_not_one_with_the_best(hard: Any) -> None:
 
 def test_nobody_at_a_target_out_of_reach(hard: Any) -> None:
     found = at(curve("a"), target=0.01).verdict()
-    assert found == {"mdl": None, "ties": [], "mdl_with_sae": None, "shortest_from_rows": [], "differences": []}
+    assert (found["mdl"], found["mdl_with_sae"]) == (None, None)
+    assert [found[key] for key in ("ties", "ties_with_sae", "shortest_from_rows", "differences")] == [[]] * 4
 
 
 @pytest.mark.parametrize(
-    "target, points, reason",
+    "target, points, floor, reason",
     [
-        (0.01, None, "its finest file has NMSE 0.05"),
-        (0.9, None, "its coarsest file has less error"),
-        (0.2, [], "no file was made"),
+        (0.01, None, None, "its finest file has NMSE 0.05"),
+        (0.01, None, 0.009, "its finest file has NMSE 0.05"),
+        (0.01, None, 0.04, "nothing quantized, its NMSE is 0.04; its best file has 0.05"),
+        (0.9, None, None, "its coarsest file has less error"),
+        (0.2, [], None, "no file was made"),
+        (0.2, [], 0.3, "no file was made"),
     ],
 )
-def test_what_is_missing_is_told(target: float, points: list[Measured] | None, reason: str) -> None:
-    missing = curve("a") if points is None else Curve("a", points, 5000)
+def test_what_is_missing_is_told(
+    target: float, points: list[Measured] | None, floor: float | None, reason: str
+) -> None:
+    missing = Curve("a", curve("a").points if points is None else points, 5000, floor)
     ground = Ground(MemoryArray(np.eye(3, dtype=np.float32)))
     assert at(missing, curve("b"), target=target).of_curve(missing, ground, None) == {"missing": reason}
 
+
+# -- draws that do not reach a target ----------------------------------------------------------------------------------
+
+
+def near(name: str, bits: float, hard: Any, decoder: int = 5000) -> Curve:
+    """Its finest file has NMSE 0.195: the rows of a draw may be too hard for the target."""
+    return Curve(name, [measured(bits, 0.195, hard), measured(bits / 3, 0.36, hard)], decoder)
+
+
+def test_an_interval_of_draws_that_do_not_reach_the_target_has_no_upper_end(hard: Any) -> None:
+    one = near("a", 100, hard)
+    found = at(one)
+    ground = Ground(MemoryArray(np.random.default_rng(0).normal(size=(N_ROWS, 48)).astype("float32")))
+    facts = found.of_curve(one, ground, None)
+    missed = 0.195 * (1 + hard) > TARGET
+    assert np.isinf(found.bits["a"][1:]).tolist() == missed.tolist()
+    assert facts["not_reached"] == pytest.approx(missed.mean())
+    assert 0.2 < facts["not_reached"] < 0.4
+    assert facts["interval"][0] < facts["bits_per_row"] < 100
+    assert facts["interval"][1] is None
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert at(curve("b", noise=hard)).of_curve(curve("b", noise=hard), ground, None)["not_reached"] == 0
+
+
+def test_each_draw_has_a_curve_through_its_own_points(hard: Any) -> None:
+    """Two files beside the target whose errors change places in draws: a line through these two would run anywhere."""
+    rng = np.random.default_rng(1)
+    noises = rng.normal(scale=0.02, size=(4, DRAWS - 1))
+    points = [measured(20 / n, n, noise) for n, noise in zip((0.1, 0.199, 0.201, 0.35), noises, strict=True)]
+    found = at(Curve("a", points, 5000)).bits["a"]
+    changed = points[1].nmses > points[2].nmses
+    assert 0.2 < changed.mean() < 0.8
+    assert found.min() > 85
+    assert found.max() < 115
+
+
+@pytest.mark.parametrize("bits, low, high", [(90.0, False, True), (160.0, True, False)])
+def test_the_difference_to_an_sae_that_draws_do_not_reach_is_unbounded(
+    hard: Any, bits: float, low: bool, high: bool
+) -> None:
+    """One that always reaches the target ties with one that has fewer bits where it gets there, and beats one that has
+    more."""
+    found = at(near("near", bits, hard), curve("far", noise=hard)).verdict()
+    (pair,) = found["differences"]
+    assert (pair["a"], pair["b"]) == (("near", "far") if high else ("far", "near"))
+    assert (pair["interval"][0] is None, pair["interval"][1] is None) == (not low, not high)
+    assert pair["tie"] is high
+    assert found["ties"] == (["far"] if high else [])
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_draws_that_neither_reaches_tell_nothing(hard: Any) -> None:
+    found = at(near("a", 100, hard), near("b", 110, hard)).verdict()
+    (pair,) = found["differences"]
+    assert pair["interval"][0] == 0
+    assert 0 < pair["interval"][1] < 11
+    assert (pair["tie"], found["ties"], found["ties_with_sae"]) == (True, ["b"], ["b"])
+
+
+def test_curves_that_no_draw_knows_tie() -> None:
+    """Without an NMSE in any draw, the figures of all rows are all there is."""
+    unknown = np.full(DRAWS - 1, np.nan)
+    found = at(curve("a", noise=unknown), curve("b", 2, noise=unknown)).verdict()
+    (pair,) = found["differences"]
+    assert (pair["bits"], pair["interval"], pair["tie"]) == (pytest.approx(100), [None, None], True)
+    assert found["ties_with_sae"] == ["b"]
+
+
+@pytest.mark.parametrize("lighter, best, ties", [(0, "a", []), (500, "a", ["b"]), (700, "b", ["a"]), (4000, "b", [])])
+def test_decoders_count_in_ties_with_the_sae(hard: Any, lighter: int, best: str, ties: list[str]) -> None:
+    """b takes 5 bits a row more, and 8 for a thousand bytes of decoder less."""
+    found = at(curve("a", decoder=5000, noise=hard / 10), curve("b", 1.05, 5000 - lighter, np.roll(hard, 7) / 10))
+    verdict = found.verdict()
+    assert (verdict["mdl"], verdict["ties"]) == ("a", [])
+    assert (verdict["mdl_with_sae"], verdict["ties_with_sae"]) == (best, ties)
+
+
+# -- totals ------------------------------------------------------------------------------------------------------------
 
 sizes = st.tuples(st.floats(0.5, 3), st.integers(100, 200_000), st.integers(0, 3000))
 
@@ -184,11 +269,29 @@ def test_bd_rates_are_against_the_first_curve() -> None:
     found = bd_rates([curve("a"), curve("b", 1.25), curve("c", 0.5), Curve("d", [], 0)])
     assert found["reference"] == "a"
     assert found["percent"] == {"b": pytest.approx(25), "c": pytest.approx(-50), "d": None}
-    assert bd_rates([curve("a")]) == {"reference": "a", "percent": {}}
+    assert found["interval"] == {"b": pytest.approx([25, 25]), "c": pytest.approx([-50, -50])}
+    assert bd_rates([curve("a")]) == {"reference": "a", "percent": {}, "interval": {}}
 
 
-def line(name: str, first: float, last: float) -> Curve:
-    return Curve(name, [measured(first, 0.1), measured(last, 0.4)], 0)
+def test_the_interval_of_a_bd_rate_is_of_the_same_draws(hard: Any) -> None:
+    paired = bd_rates([curve("a", noise=hard), curve("b", 1.02, noise=hard)])["interval"]["b"]
+    low, high = bd_rates([curve("a", noise=hard), curve("b", 1.02, noise=np.roll(hard, 7))])["interval"]["b"]
+    assert paired == pytest.approx([2, 2])
+    assert low < -5 < 2 + 5 < high
+
+
+def line(name: str, first: float, last: float, noise: Any = 0.0) -> Curve:
+    middle = measured(np.sqrt(first * last), 0.2, noise)
+    return Curve(name, [measured(first, 0.1, noise), middle, measured(last, 0.4, noise)], 0)
+
+
+def test_nothing_is_told_across_a_gap() -> None:
+    a, b = line("a", 200, 20), line("b", 100, 40)
+    gapped = Curve("a", [a.points[0], a.points[-1]], 0)
+    assert len(all_crossings([a, b])) == 1
+    assert bd_rates([a, b])["percent"]["b"] is not None
+    assert all_crossings([gapped, b]) == all_crossings([b, gapped]) == []
+    assert bd_rates([gapped, b]) == {"reference": "a", "percent": {"b": None}, "interval": {}}
 
 
 def test_crossings_are_told_and_whether_anyone_is_below() -> None:

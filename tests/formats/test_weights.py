@@ -290,15 +290,17 @@ def test_any_float_can_be_a_scale_and_its_product_is_rounded_once() -> None:
     assert second == 0
 
 
-@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -0.5])
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, -0.5, -0.0])
 def test_scales_that_are_not_finite_or_negative_are_refused(scale: float) -> None:
     with pytest.raises(FormatError, match="test: the scales of the weights are not finite, or negative"):
         unpack_int8(int8_payload((0.5, scale)))
 
 
 def test_products_that_overflow_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="w_dec must be finite"):
+    with pytest.raises(FormatError, match="test: the scales of the weights are so large that products are no float32"):
         unpack_int8(int8_payload((3e38, 1.0)))
+    largest = np.finfo(np.float32).max
+    assert unpack_int8(int8_payload((largest / np.float32(127.5), largest / 2))).w_dec.isfinite().all()
 
 
 def test_integer_weights_of_another_size_are_refused() -> None:
