@@ -173,8 +173,8 @@ _ANALYSIS_OPTIONS = (
     click.option(
         "--metric",
         metavar="MODULE:FUNCTION",
-        help="Your own distortion, of a module or a file.py: function(x, x_hat) of numpy float32 (rows, d), called once; "
-        "gives one number, or one a row, which then has an interval. Parameters rows, ids get their numbers and ids.",
+        help="Your own distortion, of a module or a file.py: function(x, x_hat), numpy float32 (rows, d), called once; it "
+        "gives one number, or one a row, then with an interval. Parameters rows, ids get their numbers and ids.",
     ),
     click.option(
         "--baselines/--no-baselines", default=True, help="Dense, one-hot and PCA codes, SAEBench's mdl. Default: with."

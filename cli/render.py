@@ -58,7 +58,8 @@ def groups_text(detail: dict[str, Any] | None, head: str = "groups of rows") -> 
     for group, rows, bits, nmse, share, latents in zip(*columns.values(), strict=True):
         table.append([group, f"{rows:,}", number(bits, 1), number(nmse, 4), f"{100 * share:.1f} %", latents])
     lines = columns_text(table, left=(0, 5)).split("\n")
-    return [head, "\n".join("  " + line for line in lines)]
+    told = f"{head} (bits of their chunks, without tables; NMSE about the mean of all rows)"
+    return [told, "\n".join("  " + line for line in lines)]
 
 
 def target_text(target: Target, reached: float | None) -> str:

@@ -20,7 +20,7 @@ def compare_text(report: dict[str, Any]) -> str:
         head += f"\n{kept['rows_in_input'] - report['rows']:,} rows of {kept['rows_in_input']:,} are left out"
     lines = [head, *(_target_text(report, key) for key in report["at"]), _curves_text(report)]
     for sae in report["saes"]:
-        told_of = f"groups of rows, {sae['name']} at NMSE {report['targets'][0]:g}"
+        told_of = f"groups of rows in the file of {sae['name']} nearest to NMSE {report['targets'][0]:g}"
         lines += ["\n".join(part) for part in [groups_text(sae["detail"], told_of)] if part]
     return "\n\n".join(lines)
 

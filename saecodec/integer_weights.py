@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from saecodec import buckets
 from saecodec.decoder_precision import MAX_INTEGER
-from saecodec.errors import FormatError
+from saecodec.errors import FormatError, InputError
 from saecodec.fit_tables import fit_matrix
 from saecodec.integers import zigzag
 from saecodec.matrices import check_room, decode_matrix, encode_matrix
@@ -25,8 +25,11 @@ _CELLS: Final = 1 << 20  # coded at a time: the range coder wants 20 bytes of me
 
 
 def pack_integers(integers: NDArray[np.int8], block: int | None = None) -> bytes:
-    """Integers int8 (F, d), none of them -128, as bytes. block: latents that are coded together."""
+    """Integers int8 (F, d), none of them -128, as bytes. block: latents that are coded together. InputError when rows
+    are wider than a block may be."""
     n_latents, width = integers.shape
+    if width > MAX_CELLS:
+        raise InputError(f"directions of {width} values cannot be stored as int8, at most {MAX_CELLS}")
     block = block or min(n_latents, max(1, _CELLS // width))
     tables = _fitted(integers, block)
     parts = (encode_matrix(integers[i : i + block], tables) for i in range(0, n_latents, block))

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 import saecodec.integer_weights
-from saecodec.errors import FormatError
+from saecodec.errors import FormatError, InputError
 from saecodec.integer_weights import MAX_CELLS, pack_integers, read_integers
 from saecodec.matrices import encode_matrix
 from saecodec.table_set import TableSet
@@ -129,6 +129,11 @@ def test_blocks_that_are_not_possible_are_refused(small: Integers) -> None:
         read(varint(MAX_CELLS // 4 + 1) + UNIFORM.to_bytes(), 1 << 26, 4)
     with pytest.raises(FormatError, match="64 blocks of weights, 0 bytes left"):  # as large as can be
         read(varint(MAX_CELLS // 4) + UNIFORM.to_bytes(), 1 << 26, 4)
+
+
+def test_rows_that_no_reader_takes_are_not_written() -> None:
+    with pytest.raises(InputError, match="directions of 4194305 values cannot be stored as int8, at most 4194304"):
+        pack_integers(np.zeros((1, MAX_CELLS + 1), np.int8))
 
 
 def test_more_blocks_than_bytes_are_refused() -> None:
