@@ -173,7 +173,7 @@ _ANALYSIS_OPTIONS = (
     click.option(
         "--metric",
         metavar="MODULE:FUNCTION",
-        help="Your own distortion, of a module or a file.py: function(x, x_hat), numpy float32 (rows, d), called once; it "
+        help="Your own distortion, of a module or a file.py: function(x, x_hat), numpy float32 (rows, d), called once, "
         "gives one number, or one a row, then with an interval. Parameters rows, ids get their numbers and ids.",
     ),
     click.option(

@@ -111,7 +111,9 @@ def _curves_text(report: dict[str, Any]) -> str:
                 number(sae["floor"], 4),
                 size(sae["decoder"][report["weights"]]["bytes"]),
                 "-" if rate is None else f"{rate:+.1f} % ({_range(report['bd_rate']['interval'][sae['name']])})",
-                "-" if mdl is None else f"{mdl['mdl_bits']:,.1f} ({number(mdl['nmse'], 0)})",
+                "-"
+                if mdl is None
+                else f"{mdl['mdl_bits']:,.1f} ({number(mdl['nmse'], 0 if (mdl['nmse'] or 0) > 99 else 3)})",
             ]
         )
     crossings = [
@@ -120,6 +122,10 @@ def _curves_text(report: dict[str, Any]) -> str:
         if point["lowest"]
     ]
     return "\n".join([columns_text(table, left=(0,)), *crossings])
+
+
+def _short(value: float | None) -> str:
+    return number(value, 0 if value is not None and value > 99 else 3)
 
 
 def _range(interval: list[float | None]) -> str:

@@ -58,9 +58,28 @@ function comparedVerdict(verdict, target) {
   else if (verdict.mdl_with_sae) {
     text.push(" With the decoder’s bits counted, it is ", ...names([verdict.mdl_with_sae]));
   }
-  if (verdict.mdl_with_sae) text.push(always ? ", for any number of rows." : ".");
+  const tied = list(verdict.ties_with_sae).filter((name) => name !== verdict.mdl_with_sae);
+  if (verdict.mdl_with_sae && tied.length) text.push(", and not told apart from ", ...names(tied));
+  if (verdict.mdl_with_sae) text.push(always && !tied.length ? ", for any number of rows." : ".");
   if (steps.length > 1) text.push(...shortestByRows(steps));
+  text.push(...tooHard(target));
   return element("p", {}, ...text);
+}
+
+/** Which SAEs some resamples put out of reach of a target: their intervals have no upper end. */
+function tooHard(target) {
+  const missed = SAES.map((sae) => ({ name: sae.name, share: atTarget(sae.at, target)?.not_reached }))
+    .filter(({ share }) => isNumber(share) && share > 0);
+  if (!missed.length) return [];
+  return [
+    " A dash for the upper end of an interval says that there is none: the rows of some resamples are too hard for every file (",
+    ...missed.flatMap(({ name, share }, i) => [
+      i === 0 ? "" : ", ",
+      `${(100 * share).toFixed(1)} % of them for `,
+      ...names([name]),
+    ]),
+    ").",
+  ];
 }
 
 /** Which SAE is the shortest from how many rows on, as a sentence. */

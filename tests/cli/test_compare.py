@@ -88,7 +88,7 @@ def test_the_text_says_who_the_mdl_sae_is_and_progress_goes_to_stderr(folder: Pa
     why = r"nothing quantized, its NMSE is 0\.\d+; its best file has 0\.\d+"
     assert re.search(rf"^not reached by bad \({why}\); with --residual", text[first:second], re.MULTILINE)
     assert "not reached" not in text[second:]
-    for words in ("shortest with its decoder", "one-hot", "BD-rate to good", "SAEBench mdl"):
+    for words in ("shortest with decoder and tables counted: ", "one-hot", "BD-rate to good", "SAEBench mdl"):
         assert words in text
     assert re.search(r"^bad .* [+-]\d+\.\d % \(-?\d+\.\d to -?\d+\.\d\) ", text, re.MULTILINE)
     assert " bits/row at NMSE " not in text
@@ -101,8 +101,10 @@ def test_the_text_sets_the_mdl_sae_beside_other_codes(folder: Path) -> None:
     report = json.loads(run(*command, "--json").stdout)
     at, found = report["saes"][0]["at"]["0.6"], report["baselines"]["0.6"]
     file = next(p for p in report["saes"][0]["points"] if p["file_bytes"] == at["file"]["file_bytes"])
-    (line,) = re.findall(r"^other codes, bits/row \(the MDL-SAE's as a share\): (.*)$", text, re.MULTILINE)
-    told = dict(re.findall(r"(?:^|; )(.+?)(?: \(real, [^)]*\))? (\d+\.\d \(\d+\.\d{3}\))", line))
+    (estimates,) = re.findall(r"^the MDL-SAE's file at NMSE .* as a share of estimates: (.*)$", text, re.MULTILINE)
+    (others,) = re.findall(r"^the MDL-SAE's .* as a share of other codes at NMSE 0.6: (.*)$", text, re.MULTILINE)
+    line = f"{estimates}; {others}"
+    told = dict(re.findall(r"(?:^|; )(.+?)(?: \(a real codec, [^)]*\))? (\d+\.\d \(\d+\.\d{3}\))", line))
     assert told == {
         name: f"{bits:.1f} ({ours / bits:.3f})"
         for name, bits, ours in (
@@ -115,7 +117,8 @@ def test_the_text_sets_the_mdl_sae_beside_other_codes(folder: Path) -> None:
         )
     }
     bare = run(*command, "--no-baselines").stdout
-    assert re.search(r"^other codes.*: sum of entropies [^;]*; L0 [^;]*$", bare, re.MULTILINE)
+    assert re.search(r"share of estimates: sum of entropies [^;]*; L0 [^;]*$", bare, re.MULTILINE)
+    assert "other codes" not in bare
 
 
 def test_an_interval_of_rows_that_may_be_too_hard_is_unbounded(compared: Callable[..., Any], folder: Path) -> None:
@@ -153,7 +156,7 @@ def test_page_table_and_plots_are_written(folder: Path, tmp_path: Path) -> None:
     assert all(sae["detail"]["latents"]["shown"] for sae in report["saes"])
     assert "</html>" in (tmp_path / "out.html").read_text()
     with (tmp_path / "out.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
+        lines = [line for line in csv.DictReader(file) if line["kind"] == "file"]
     points = [point for sae in report["saes"] for point in sae["points"]]
     assert [float(line["bits_per_row"]) for line in lines] == [point["bits_per_row"] for point in points]
     assert (tmp_path / "rd.png").read_bytes()[:4] == b"\x89PNG"
@@ -418,7 +421,7 @@ def test_groups_are_told_in_text_and_json(compared: Callable[..., Any], folder: 
     assert dict(zip(columns["group"], columns["rows"], strict=True)) == {"cat": 100, "dog": 200}
     options = ("--nmse", "0.5", "--no-baselines", "--group", folder / "labels.npy")
     text = run("compare", *both(folder)[:2], *options).stdout
-    assert re.search(r"groups of rows, good at NMSE 0\.5", text)
+    assert re.search(r"groups of rows in the file of good nearest to NMSE 0\.5", text)
     assert re.search(r"^ +cat +200 +\d+\.\d ", text, re.MULTILINE)
 
 

@@ -86,7 +86,9 @@ def test_what_an_sae_is_and_takes(report: dict[str, Any], saes: dict[str, SAE]) 
         assert (told["decoder_id"], told["n_latents"], told["path"]) == (
             sae.decoder_id, sae.n_latents, f"saes/{told['name']}"
         )  # fmt: skip
-        assert {name: found["bytes"] for name, found in told["decoder"].items()} == decoder_bytes(sae)
+        # Whatever an SAE and its file are called.
+        nameless = decoder_bytes(replace(sae, name="sae", source=""))
+        assert {name: found["bytes"] for name, found in told["decoder"].items()} == nameless
         assert told["floor"] == told["decoder"]["int8"]["nmse"] < max(point["nmse"] for point in told["points"])
         for at in told["at"].values():
             counted = 8 * told["decoder"]["int8"]["bytes"] / 300
@@ -357,7 +359,8 @@ def test_names_are_the_shortest_ends_of_paths_that_tell_them_apart() -> None:
 def test_the_table_has_the_numbers_of_the_points(report: dict[str, Any], tmp_path: Path) -> None:
     write_csv(report, tmp_path / "points.csv")
     with (tmp_path / "points.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
+        every = list(csv.DictReader(file))
+    lines = [line for line in every if line["kind"] == "file"]
     points = [(sae["name"], point) for sae in report["saes"] for point in sae["points"]]
     assert len(lines) == len(points)
     parts = [name for name in lines[0] if name.endswith("_bytes") and name != "file_bytes"]
@@ -374,6 +377,20 @@ def test_the_table_has_the_numbers_of_the_points(report: dict[str, Any], tmp_pat
         for key, value in point["estimates"].items():
             assert float(line[key]) == value
         assert line["residual_step"] == ""
+    at = {(line["sae"], float(line["nmse"])): line for line in every if line["kind"] == "target"}
+    reached = {
+        (sae["name"], float(key)) for sae in report["saes"] for key, at in sae["at"].items() if "missing" not in at
+    }
+    assert at.keys() == reached
+    for sae in report["saes"]:
+        for key, told in sae["at"].items():
+            if "missing" in told:
+                continue
+            line, verdict = at[sae["name"], float(key)], report["at"][key]
+            assert float(line["bits_per_row"]) == told["bits_per_row"]
+            assert float(line["total_bits_per_row"]) == told["total_bits_per_row"]
+            pairs = [pair for pair in verdict["differences"] if (pair["a"], pair["b"]) == (verdict["mdl"], sae["name"])]
+            assert float(line["above_mdl"]) == (pairs[0]["bits"] if pairs else 0)
 
 
 def test_a_table_of_nothing_measured_and_names_that_need_quotes(report: dict[str, Any], tmp_path: Path) -> None:
@@ -382,7 +399,7 @@ def test_a_table_of_nothing_measured_and_names_that_need_quotes(report: dict[str
     with (tmp_path / "quoted.csv").open(newline="") as file:
         assert {line["sae"] for line in csv.DictReader(file)} == {'a,"b"\nc'}
     write_csv(report | {"saes": [report["saes"][0] | {"points": []}]}, tmp_path / "empty.csv")
-    assert (tmp_path / "empty.csv").read_text().startswith("sae,step,")
+    assert (tmp_path / "empty.csv").read_text().startswith("kind,sae,step,")
     with pytest.raises(OutputError, match="already exists"):
         write_csv(report, tmp_path / "empty.csv")
     write_csv(report, tmp_path / "empty.csv", force=True)

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from saecodec.cli.app import app
-from saecodec.cli.render import measure_text
+from saecodec.cli.render_measure import measure_text
 from saecodec.codec import Codec
 from saecodec.errors import InputError
 from saecodec.formats.array_source import MemoryArray

@@ -254,6 +254,19 @@ def test_the_verdict_names_the_mdl_sae_and_how_far_the_others_are(page: Page) ->
     assert f"{report['saes'][0]['name']} does not reach it: floor 0.1310 is above" in page.one("main").text
 
 
+def test_the_verdict_tells_ties_with_decoders_and_intervals_without_an_end(page: Page) -> None:
+    report = synthetic_report(3)
+    verdict, second = report["at"]["0.2"], report["saes"][1]
+    others = [sae["name"] for sae in report["saes"] if sae["name"] != verdict["mdl_with_sae"]]
+    verdict["ties_with_sae"] = others[:1]
+    second["at"]["0.2"] |= {"interval": [100.0, None], "not_reached": 0.0625}
+    page.show(report)
+    text = verdict_at(page, 0.2)
+    assert f"counted, and not told apart from {others[0]}." in text
+    assert f"too hard for every file (6.3 % of them for {second['name']})." in text
+    assert "too hard" not in verdict_at(page, 0.12)
+
+
 def test_the_verdict_says_from_how_many_rows_on_an_sae_is_the_shortest(page: Page) -> None:
     report = synthetic_report(3)
     page.show(report)

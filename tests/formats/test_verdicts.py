@@ -27,7 +27,7 @@ def measured(bits: float, nmse: float, noise: Any = 0.0, tables: int = 100) -> M
     """noise: of each draw, relative, in bits and NMSE alike."""
     draws = np.concatenate([[1.0], 1 + np.broadcast_to(noise, DRAWS - 1)])
     facts = {"bits_per_row": bits, "nmse": nmse, "step": bits / 100, "bytes": {"tables": tables}}
-    facts |= {"file_bytes": int(bits * N_ROWS / 8), "nmse_median": 0.9 * nmse}
+    facts |= {"file_bytes": int(bits * N_ROWS / 8), "nmse_median": 0.9 * nmse, "metric": None}
     return Measured(Goal.of(), bits * draws, nmse * draws, facts)
 
 
