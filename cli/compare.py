@@ -152,7 +152,8 @@ def write_pictures(facts: dict[str, Any], report: str | None, plots: tuple[str, 
 
 
 def expanded(patterns: tuple[str, ...]) -> list[str]:
-    """Paths, with those that patterns stand for in their place; InputError when a pattern stands for nothing."""
+    """Paths, with those that patterns stand for in their place, less what is there already; InputError when a pattern
+    stands for nothing. A path that is given twice stays so, for it is a mistake."""
     from saecodec.errors import InputError
 
     out: list[str] = []
@@ -162,6 +163,6 @@ def expanded(patterns: tuple[str, ...]) -> list[str]:
             continue
         found = sorted(glob.glob(pattern))
         if not found:
-            raise InputError(f"{pattern}: no file or folder is called so")
-        out += found
-    return list(dict.fromkeys(out))
+            raise InputError(f"{pattern}: no file or folder matches")
+        out += [path for path in found if path not in out]
+    return out

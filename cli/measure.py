@@ -136,5 +136,7 @@ def measure(
         from saecodec.formats.page import write_page
 
         write_page(page_of(facts, input), report, force=force)
+    if arrays and not arrays.endswith(".npz"):
+        raise click.UsageError(f"--arrays {arrays}: is a .npz file; give it such a name")
     for written in filter(None, [report, arrays]):
         click.echo(f"wrote {written}" + (" and its JSON" if written == report else ""), err=True)

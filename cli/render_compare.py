@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from saecodec.cli.render import columns_text, count, groups_text, number, size
+
+_MUCH: Final = 0.1  # of the bits: what tables take is told above this
 
 
 def compare_text(report: dict[str, Any]) -> str:
@@ -31,7 +33,7 @@ def _target_text(report: dict[str, Any], key: str) -> str:
     against = {pair["b"]: pair for pair in verdict["differences"] if pair["a"] == verdict["mdl"]}
     head = ["SAE", "bits/row", "95 %", "above the MDL-SAE", "95 %", f"with its decoder, {report['rows']:,} rows"]
     head += ["median row's NMSE", *([report["metric"]] if report["metric"] else [])]
-    table, missing, beyond = [head], [], []
+    table, missing, beyond, heavy = [head], [], [], []
     for sae in saes:
         at, pair = sae["at"][key], against.get(sae["name"])
         if "missing" in at:
@@ -44,6 +46,8 @@ def _target_text(report: dict[str, Any], key: str) -> str:
         figures = [number(rate, 1), _range(at["interval"]), *beside, number(total, 1), number(median, 4)]
         if report["metric"]:
             figures.append(number(at["file"]["metric"], 4))
+        if at["tables_bits_per_row"] > _MUCH * rate:
+            heavy.append(f"{at['tables_bits_per_row']:,.1f} of {sae['name']}")
         if at["not_reached"]:
             beyond.append(f"{100 * at['not_reached']:.1f} % by {sae['name']}")
         table.append([sae["name"], *figures])
@@ -51,6 +55,8 @@ def _target_text(report: dict[str, Any], key: str) -> str:
     if missing:
         way_out = "" if report["residual"] else "; with --residual, a layer codes what they leave"
         out.append(f"not reached by {', '.join(missing)}{way_out}")
+    if heavy:
+        out.append(f"of these bits, tables take {', '.join(heavy)}: more rows would share them")
     if beyond:
         out.append(
             f"resamples whose rows are too hard for every file, which leave intervals unbounded: {', '.join(beyond)}"

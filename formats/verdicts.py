@@ -97,6 +97,7 @@ class AtTarget:
             "interval": interval(self.bits[curve.name][1:]),
             "not_reached": float(np.isinf(self.bits[curve.name][1:]).mean()),
             "file": {key: nearest(curve.points, self.target).facts[key] for key in _FILE},
+            "tables_bits_per_row": self.tables[curve.name] / self.n_rows,
             "sae_bits_per_row": decoder / self.n_rows,
             "total_bits_per_row": rate + decoder / self.n_rows,
             "total_by_rows": total_by_rows(shared, growing),

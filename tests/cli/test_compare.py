@@ -250,6 +250,26 @@ def test_an_input_is_no_output_even_with_force(
     assert {path: path.read_bytes() for path in paths.values()} == before
 
 
+@pytest.mark.parametrize("command", ["compare", "measure"])
+def test_metrics_and_files_of_an_sae_are_no_outputs_even_with_force(folder: Path, tmp_path: Path, command: str) -> None:
+    sae = write_sae(tmp_path / "sae", 0)
+    metric = tmp_path / "metric.py"
+    metric.write_text("def loss(x, x_hat):\n    return 0.0\n")
+    table = "--csv" if command == "compare" else "--arrays"
+    given = (
+        command,
+        folder / "few.npy",
+        *([sae] if command == "compare" else ["-s", sae]),
+        "--metric",
+        f"{metric}:loss",
+    )
+    held = [metric, *sae.iterdir()]
+    before = [path.read_bytes() for path in held]
+    for path in held:
+        refused("is an input; choose another output", *given, table, path)
+    assert [path.read_bytes() for path in held] == before
+
+
 def test_the_codec_is_no_output_even_with_force(folder: Path, tmp_path: Path) -> None:
     codec = tmp_path / "c.saecodec"
     run("fit", folder / "saes" / "good", folder / "few.npy", "-o", codec)
@@ -331,7 +351,7 @@ def test_what_cannot_be_done_is_one_line_and_status_1(folder: Path, tmp_path: Pa
         ((x, good, "--group", folder / "no.npy"), "cannot be read"),
         ((x, good, "--seq", folder / "labels.npy"), "expected a sequence id"),
         ((x, good, "--metric", "no_such_module:loss"), "cannot be imported"),
-        ((x, folder / "sae*" / "none*"), "no file or folder is called so"),
+        ((x, folder / "sae*" / "none*"), "no file or folder matches"),
     ]
     for arguments, message in cases:
         result = run("compare", *arguments, "--nmse", "0.6", "--no-baselines", ok=False)
@@ -354,10 +374,13 @@ def test_patterns_stand_for_saes_in_order_each_once(folder: Path) -> None:
     for given, names in (
         ([folder / "saes" / "*"], ["bad", "good"]),
         ([good, folder / "saes" / "*"], ["good", "bad"]),
-        ([folder / "saes" / "g??d", bad, bad], ["good", "bad"]),
+        ([folder / "saes" / "g??d", bad], ["good", "bad"]),
     ):
         report = json.loads(run("compare", x, *given, *options).stdout)
         assert [sae["name"] for sae in report["saes"]] == names
+    for again in (bad, f"{bad}/"):
+        result = run("compare", x, bad, again, *options, ok=False)
+        assert "is given twice" in result.stderr
 
 
 def test_saes_of_one_name_are_told_apart_by_their_folders_and_brackets_are_no_pattern(

@@ -232,6 +232,7 @@ def test_what_a_curve_takes_at_a_target(hard: Any, dtype: str, item: int) -> Non
     assert facts["bits_per_row"] == pytest.approx(100)
     assert facts["interval"][0] < 100 < facts["interval"][1]
     assert facts["sae_bits_per_row"] == 40
+    assert facts["tables_bits_per_row"] == pytest.approx(0.8)
     assert facts["total_bits_per_row"] == pytest.approx(140)
     for n, bits in zip(*facts["total_by_rows"].values(), strict=True):
         assert bits == pytest.approx(100 - 0.8 + 8 * 5100 / n)
