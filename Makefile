@@ -18,7 +18,7 @@ help:
 	@echo "make rd           measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
 	@echo "make context      measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
 	@echo "make latents      measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
-	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder)"
+	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder; 2 minutes)"
 	@echo "make paper        measure (b) to (d) of docs/paper.md again (DATA=folder; an hour), not (a)"
 	@echo "make paper-mnist  measure (a), docs/paper_mnist.md again (DATA=folder, MNIST_SAES=folder; an hour)"
 	@echo "make clean        remove .venv, build outputs and caches"

@@ -1,4 +1,4 @@
-"""Compares all SAEs of the shared data, as `saecodec compare` does: `make compare DATA=path/to/data` (ten minutes).
+"""Compares all SAEs of the shared data, as `saecodec compare` does: `make compare DATA=path/to/data` (2 minutes).
 
 Writes docs/compare.json (verdicts and curves), docs/compare_minilm.svg, docs/compare_mnist.svg, the pages and their
 JSON into build/compare, and docs/report.png, a screenshot of a page, where there is a chromium.

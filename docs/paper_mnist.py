@@ -69,13 +69,13 @@ def with_residual(source: ArraySource, candidates: Iterable[Candidate], log: Log
     setting, curves = Setting(residual=True, weights=INT8), []
     for candidate in candidates:
         sae, name = candidate.load(), Path(candidate.path).name
-        maker = CurveMaker(name, with_precision(sae, INT8), ground, setting, log)
         points = []
-        for beside in BESIDE:
-            try:
-                points.append(maker.measure(Goal.of(nmse=beside * TARGET, search=setting.search, residual=True)))
-            except TargetError as error:
-                log(f"{name}: {error}")
+        with CurveMaker(name, with_precision(sae, INT8), ground, setting, log) as maker:
+            for beside in BESIDE:
+                try:
+                    points.append(maker.measure(Goal.of(nmse=beside * TARGET, search=setting.search, residual=True)))
+                except TargetError as error:
+                    log(f"{name}: {error}")
         points.sort(key=lambda point: point.nmse)
         curves.append(Curve(name, points, decoder_bytes(sae)[INT8]))
     at = AtTarget.of(curves, TARGET, source.n_rows)

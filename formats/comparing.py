@@ -75,12 +75,12 @@ def compare(
     for name, candidate in pairs:
         sae = replace(candidate.load(), name="sae", source="")  # a long name is no part of an explanation
         floor = floor_of(sae, ground.source, ground.ids)
-        decoder = decoder_facts(sae, floor)
-        maker = CurveMaker(name, with_precision(sae, setting.weights), ground, setting, log, metric)
-        points = maker.curve(targets, floor.nmse[setting.weights] or 0.0)
-        bound = floor.nmse[setting.weights] if setting.search == "none" and not setting.residual else None
-        curve = Curve(name, points, decoder[setting.weights]["bytes"], bound)
-        curves.append(curve)
+        decoder, nmse = decoder_facts(sae, floor), floor.nmse[setting.weights]
+        bound = nmse if setting.search == "none" and not setting.residual else None
+        with CurveMaker(name, with_precision(sae, setting.weights), ground, setting, log, metric) as maker:
+            points = maker.curve(targets, nmse or 0.0)
+            tables = maker.detail(nearest(points, targets[0]), groups) if detail and points else None
+        curves.append(Curve(name, points, decoder[setting.weights]["bytes"], bound))
         saes.append(
             {
                 "name": name,
@@ -89,11 +89,11 @@ def compare(
                 "architecture": sae.architecture,
                 "n_latents": sae.n_latents,
                 "l0": floor.l0,
-                "floor": floor.nmse[setting.weights],
+                "floor": nmse,
                 "decoder": decoder,
-                "points": [point.facts for point in curve.points],
+                "points": [point.facts for point in points],
                 "saebench": saebench_facts(sae, ground) if baselines else None,
-                "detail": maker.detail(nearest(curve.points, targets[0]), groups) if detail and curve.points else None,
+                "detail": tables,
             }
         )
     sample = sample_rows(ground.source) if baselines else None

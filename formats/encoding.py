@@ -6,7 +6,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -33,7 +33,7 @@ from saecodec.sae import SAE
 from saecodec.search import MODES
 from saecodec.sequences import Chunking, ids_of_shape
 from saecodec.side import scales_of
-from saecodec.steering import Steering
+from saecodec.steering import Activations, Steering
 from saecodec.store import Store
 
 Ids = NDArray[np.integer[Any]]
@@ -93,6 +93,20 @@ def fit_array(
         return steering.fit(verify=verify, recode=True).codec
 
 
+@contextmanager
+def shared_activations(
+    source: ArraySource, sae: SAE, *, seq: Ids | None = None, chunk_rows: int = DEFAULT_CHUNK_ROWS
+) -> Iterator[Activations]:
+    """Feature activations of an array, in a temporary file, for several files of it by `encode_array` with the same
+    arguments: the SAE runs once for all."""
+    source = rows_for(source, sae.width, sae.row_dims)
+    _check_width(source, sae)
+    goal = Goal.of()
+    chunking = _chunking(source, chunk_rows, seq, goal.prior, sae)
+    with _FileStores() as stores, named(source.path):
+        yield Steering(sae, _rows(source, chunking), goal, chunking=chunking, stores=stores).activations()
+
+
 def encode_array(
     source: ArraySource,
     path: str | os.PathLike[str],
@@ -107,6 +121,7 @@ def encode_array(
     user: dict[str, str] | None = None,
     force: bool = False,
     progress: Progress = no_progress,
+    activations: Activations | None = None,
 ) -> EncodeReport:
     """Encode an array into a `.saec` file.
 
@@ -117,7 +132,7 @@ def encode_array(
     see `Goal.of`; the bits of a target are those of the file. embed: "none" (needs `codec`), "tables" or "decoder";
     default "none" with a codec, "tables" without. weights: precision of an embedded decoder, "float32", "bfloat16" or
     "int8"; rows are then coded for the rounded decoder (`with_precision`), and a codec must be of that. force:
-    overwrite. Nothing appears under `path` unless all of it succeeds.
+    overwrite. Nothing appears under `path` unless all of it succeeds. activations: see `shared_activations`.
 
     Raises InputError (NaN, shapes, contradicting options), TargetError, MissingPieceError, IdentityError, OutputError.
     """
@@ -173,6 +188,7 @@ def encode_array(
                 stores=stores,
                 overhead=overhead,
                 progress=progress,
+                activations=activations,
             )
             coded = steering.fit() if codec is None else steering.code(codec)
             codec, reached, slope = coded.codec, coded.reached, coded.slope

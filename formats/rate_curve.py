@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,16 +18,17 @@ from saecodec.curves import RatePoint, between, bits_in_draws, enclosing, front
 from saecodec.decoder_precision import FLOAT32
 from saecodec.errors import TargetError
 from saecodec.formats.detail import DetailCollector
-from saecodec.formats.encoding import encode_array
+from saecodec.formats.encoding import encode_array, shared_activations
 from saecodec.formats.groups import Groups
 from saecodec.formats.metric import Metric
 from saecodec.formats.point import Ground, read_point
-from saecodec.formats.saec import SaecFile, open_saec
+from saecodec.formats.saec import open_saec
 from saecodec.goal import Goal
 from saecodec.priors.factorized import FactorizedPrior
 from saecodec.quantizer import Step
 from saecodec.rows import needs_sequences
 from saecodec.sae import SAE
+from saecodec.steering import Activations
 
 Figures = NDArray[np.float64]
 _FIRST: Final = 0.25  # rms: about as good as no quantization
@@ -45,12 +46,14 @@ Log = Callable[[str], None]
 @dataclass(frozen=True, eq=False)
 class Measured:
     """A point, reduced to what comparisons need. goal: what its file was made for. bits, nmses: in each draw of the
-    ground, the first being all rows: float64 (1 + B,). facts: for programs."""
+    ground, the first being all rows: float64 (1 + B,). facts: for programs. path: of the file, which goes with its
+    maker."""
 
     goal: Goal
     bits: Figures
     nmses: Figures
     facts: dict[str, Any]
+    path: str = ""
 
     @property
     def rate(self) -> float:
@@ -75,7 +78,10 @@ class Setting:
 
 
 class CurveMaker:
-    """Measures points of one SAE on the rows of a ground. name: of the SAE, in the log. metric: another distortion."""
+    """Measures points of one SAE on the rows of a ground; a context, in which the files of the points stay.
+
+    name: of the SAE, in the log. metric: another distortion.
+    """
 
     def __init__(
         self, name: str, sae: SAE, ground: Ground, setting: Setting, log: Log, metric: Metric | None = None
@@ -84,21 +90,32 @@ class CurveMaker:
         self._log, self._metric = log, metric
         # Ids are in a file only where the SAE cannot do without: they are no part of its explanation.
         self._ids = ground.ids if needs_sequences(FactorizedPrior.name, sae) else None
+        self._stack, self._n_files = ExitStack(), 0
+        self._activations: Activations | None = None
 
-    @contextmanager
-    def _file(self, goal: Goal) -> Iterator[SaecFile]:
-        """A file for a goal; TargetError when that is out of reach."""
-        with tempfile.TemporaryDirectory(prefix="saecodec-") as folder:
-            path = os.path.join(folder, "point.saec")
-            rows, chunk_rows = self._ground.source, self._setting.chunk_rows
-            encode_array(rows, path, sae=self._sae, goal=goal, seq=self._ids, chunk_rows=chunk_rows)
-            with open_saec(path, sae=self._sae) as file:
-                yield file
+    def __enter__(self) -> CurveMaker:
+        self._folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="saecodec-"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _encode(self, goal: Goal) -> str:
+        """The path of a file for a goal; TargetError when that is out of reach."""
+        rows, chunk_rows = self._ground.source, self._setting.chunk_rows
+        if self._activations is None and goal.search == "none":
+            shared = shared_activations(rows, self._sae, seq=self._ids, chunk_rows=chunk_rows)
+            self._activations = self._stack.enter_context(shared)
+        path = os.path.join(self._folder, f"{self._n_files}.saec")
+        made = self._activations if goal.search == "none" else None
+        encode_array(rows, path, sae=self._sae, goal=goal, seq=self._ids, chunk_rows=chunk_rows, activations=made)
+        self._n_files += 1
+        return path
 
     def measure(self, goal: Goal) -> Measured:
         """The point at a goal."""
-        watch = None if self._metric is None else self._metric.watch(self._ground)
-        with self._file(goal) as file:
+        watch, path = None if self._metric is None else self._metric.watch(self._ground), self._encode(goal)
+        with open_saec(path, sae=self._sae) as file:
             point = read_point(file, self._ground, [] if watch is None else [watch.add])
         statistics = point.statistics
         facts = point.facts() | {
@@ -110,11 +127,13 @@ class CurveMaker:
             facts |= watch.facts()
         rate, nmse = facts["bits_per_row"], facts["nmse"]
         self._log(f"{self._name}: step {point.step:.4g}, {rate:.1f} bits/row at NMSE {nmse:.4f}")
-        return Measured(goal, point.bits, point.nmses, facts)
+        return Measured(goal, point.bits, point.nmses, facts, path)
 
     def detail(self, measured: Measured, groups: Groups | None) -> dict[str, Any]:
-        """Where the bits go in the file of a point, which is made again; see `DetailCollector.facts`."""
-        with self._file(measured.goal) as file, DetailCollector(file.decoder, self._ground, groups) as collector:
+        """Where the bits go in the file of a point; see `DetailCollector.facts`."""
+        with ExitStack() as stack:
+            file = stack.enter_context(open_saec(measured.path, sae=self._sae))
+            collector = stack.enter_context(DetailCollector(file.decoder, self._ground, groups))
             return collector.facts(read_point(file, self._ground, [collector.add]))
 
     def curve(self, targets: Sequence[float], floor: float) -> list[Measured]:

@@ -65,11 +65,19 @@ class Coded:
         return joined(self.labelled(), self.levels)
 
 
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What the SAE makes of all rows of an array, chunk by chunk, and how their side information is coded."""
+
+    features: Store[Features]
+    side_at_step: SideAtStep
+
+
 class Steering:
     """Codes the rows of one array.
 
     rows: gives them in the chunks of `chunking`. overhead: bytes of a file with a codec beside its chunks. stores:
-    where what is coded goes.
+    where what is coded goes. activations: of these very rows and chunks by this SAE, where somebody has them already.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Steering:
         stores: Stores,
         overhead: Callable[[Codec], float] = lambda codec: 0.0,
         progress: Progress = no_progress,
+        activations: Activations | None = None,
     ) -> None:
         if goal.residual and chunking.chunk_rows * sae.width > MAX_CELLS:
             raise InputError(
@@ -93,8 +102,7 @@ class Steering:
         self.sae, self.n_rows, self.goal = sae, chunking.n_rows, goal
         self._rows, self._stores, self._progress = rows, stores, progress
         self._chunking, self._overhead = chunking, overhead
-        self._features: Store[Features] | None = None
-        self._side_at_step: SideAtStep = lambda step: None
+        self._activations = activations
         self._scales = scales_of(sae, rows(), chunking.ids)
         self._fit_context: ContextFitter | None = None
 
@@ -106,8 +114,8 @@ class Steering:
         """
         goal = self.goal
         if goal.plain or (goal.target is None and not self.n_rows):
-            codes, features = self._code_store(), self.features()
-            codec = fit_features(self.sae, features, goal.step, codes, self._side_at_step)
+            codes, made = self._code_store(), self.activations()
+            codec = fit_features(self.sae, made.features, goal.step, codes, made.side_at_step)
             return self._with_prior(Coded(codec, codes, None, self._chunking))
         trials = self._trials()
         if goal.target is None:
@@ -139,17 +147,16 @@ class Steering:
             lambda aim: self._code_at(codec, find_slope(trials, aim, codec), trials.active), target, self._reached
         )
 
-    def features(self) -> Store[Features]:
+    def activations(self) -> Activations:
         """The feature activations of all rows; the SAE runs once."""
-        if self._features is None:
-            self._features = self._stores.features()
-            statistics = SideStatistics(self.sae)
+        if self._activations is None:
+            store, statistics = self._stores.features(), SideStatistics(self.sae)
             for first, x in self._numbered("SAE"):
                 features = self.sae.features(x, first, side_at(self._scales, first, len(x)))
                 statistics.add(x, features)
-                self._features.append(features)
-            self._side_at_step = statistics.quantizer
-        return self._features
+                store.append(features)
+            self._activations = Activations(store, statistics.quantizer)
+        return self._activations
 
     def _code_store(self) -> Store[Codes]:
         return self._stores.codes(self.sae.n_latents, side_columns(self.sae.normalization))
@@ -181,7 +188,9 @@ class Steering:
     def _fit_at(self, trials: Trials, point: Point, start: Codec) -> Coded:
         codes = self._code_store()
         if trials.search is None:
-            codec = fit_features(self.sae, self.features(), Step(point.step, False), codes, trials.side_at_step)
+            codec = fit_features(
+                self.sae, self.activations().features, Step(point.step, False), codes, trials.side_at_step
+            )
         else:
             rows_again: Rows = lambda: (x for _, x in self._numbered("search"))  # noqa: E731
             codec = fit_searched(trials.search, rows_again, start, point, codes, self._scales)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from saecodec.fitting import fit_features
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.arrays import open_array
 from saecodec.formats.codecfile import load_codec, save_codec
-from saecodec.formats.encoding import encode_array, fit_array
+from saecodec.formats.encoding import encode_array, fit_array, shared_activations
 from saecodec.formats.saec import open_saec
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.goal import Goal
@@ -375,3 +376,30 @@ def test_a_full_temporary_folder_is_an_error_that_names_the_way_out(tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.glob("*x.saec*")) + list(tmp_path.glob(".saecodec*"))
+
+
+@pytest.mark.parametrize("normalization", ["none", "row_norm", "layer_norm"])
+def test_files_that_share_activations_are_the_same_and_the_sae_runs_once(
+    sae: SAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalization: str
+) -> None:
+    sae = replace(sae, normalization=normalization)
+    source = MemoryArray(np.random.default_rng(0).normal(size=(300, sae.width)).astype(np.float32))
+    goals = [Goal.of(step) for step in ("0.3rms", "1rms", 0.5)] + [Goal.of("0.5rms", residual=True)]
+    for i, goal in enumerate(goals):
+        encode_array(source, tmp_path / f"alone{i}.saec", sae=sae, goal=goal, chunk_rows=100)
+    runs, features = [0], SAE.features
+
+    def counted(self: SAE, *arguments: Any, **options: Any) -> Any:
+        runs[0] += 1
+        return features(self, *arguments, **options)
+
+    with shared_activations(source, sae, chunk_rows=100) as activations:
+        monkeypatch.setattr(SAE, "features", counted)
+        for i, goal in enumerate(goals[:3]):
+            path = tmp_path / f"shared{i}.saec"
+            encode_array(source, path, sae=sae, goal=goal, chunk_rows=100, activations=activations)
+            assert path.read_bytes() == (tmp_path / f"alone{i}.saec").read_bytes()
+        assert runs == [0]
+        path = tmp_path / "shared.saec"
+        encode_array(source, path, sae=sae, goal=goals[3], chunk_rows=100, activations=activations)
+        assert path.read_bytes() == (tmp_path / "alone3.saec").read_bytes()

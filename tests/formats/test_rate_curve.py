@@ -49,10 +49,10 @@ class Made:
         self.log: list[str] = []
         self.ground = Ground(MemoryArray(x), ids)
         self.floor = floor_of(sae, self.ground.source, ids).nmse[setting.weights] or 0.0
-        self.maker = CurveMaker(
-            "s", with_precision(sae, setting.weights), self.ground, setting, self.log.append, metric
-        )
-        self.points = self.maker.curve(targets, self.floor)
+        decoder = with_precision(sae, setting.weights)
+        with CurveMaker("s", decoder, self.ground, setting, self.log.append, metric) as maker:
+            self.points = maker.curve(targets, self.floor)
+            self.detail = maker.detail(nearest(self.points, targets[0]), None)
         self.nmses = [point.nmse for point in self.points]
 
 
@@ -223,7 +223,7 @@ def test_the_detail_is_of_the_same_file(sae: SAE, rows: Rows, tmp_path: Path, mo
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     made = Made(sae, rows, [0.5])
     point = nearest(made.points, 0.5)
-    detail = made.maker.detail(point, None)
+    detail = made.detail
     assert detail["step"] == point.facts["step"]
     streams = 8 * (point.facts["bytes"]["support"] + point.facts["bytes"]["levels"]) / 300
     assert sum(detail["latents"]["columns"]["bits"]) + detail["latents"]["rest_bits"] == pytest.approx(
