@@ -82,6 +82,7 @@ def splitting(data: Data) -> dict[str, Any]:
         detail=False,
         log=log,
     )
+    report["input"] = Path(report["input"]).name  # where the data lies is no part of what was measured
     out: dict[str, Any] = {"compare": report, "context": {}}
     for name, facts in zip(WIDTHS, report["saes"], strict=True):
         target = TARGETS[0]
