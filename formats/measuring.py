@@ -186,7 +186,6 @@ def _report(
         "two_part": two_part(point.parts, rows, _prior_bytes(decoder, outside["codec_bytes"]), sizes, raw, pca),
         "prior": file.header.prior,
         "context": None if context is None else context.report(),
-        "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},
         "baselines": others,
         "metric": None if watch is None else watch.facts() | {"name": watch.name},
         "detail": tables,

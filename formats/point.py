@@ -125,6 +125,7 @@ class Point:
             "nmse_median": self.nmse_median,
             "cosine": self.distortion.cosine,
             "l0": self.statistics.l0,
+            "estimates": {"l0_formula": self.statistics.l0_formula, "sum_entropy": self.statistics.sum_entropy},
         }
 
 

@@ -117,12 +117,7 @@ class CurveMaker:
         watch, path = None if self._metric is None else self._metric.watch(self._ground), self._encode(goal)
         with open_saec(path, sae=self._sae) as file:
             point = read_point(file, self._ground, [] if watch is None else [watch.add])
-        statistics = point.statistics
-        facts = point.facts() | {
-            "estimates": {"l0_formula": statistics.l0_formula, "sum_entropy": statistics.sum_entropy},
-            "metric": None,
-            "metric_interval": None,
-        }
+        facts = point.facts() | {"metric": None, "metric_interval": None}
         if watch is not None:
             facts |= watch.facts()
         rate, nmse = facts["bits_per_row"], facts["nmse"]
