@@ -11,12 +11,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec.chunk_coder import ChunkCoder
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.features import Features
 from saecodec.frames import field as record_field
-from saecodec.frames import frame, frames, known_frames, pack_record, unpack_record
+from saecodec.frames import frame, known_frames, pack_record, unpack_record
 from saecodec.identity import content_hash
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
@@ -31,8 +32,6 @@ from saecodec.version import INTEGER_WEIGHTS, LATENTS, check_prior, check_versio
 from saecodec.wire import ByteReader
 
 DEFAULT_CHUNK_ROWS: Final = 4096
-CHUNK: Final = "CHNK"
-RESIDUAL_CHUNK: Final = "RCHK"
 CODEC_FRAMES: Final = ("CHED", "TABL", "SIDE", "RTAB")
 
 
@@ -136,7 +135,11 @@ class Codec:
     def reconstruct(self, codes: Codes, residual: NDArray[np.int32] | None = None) -> NDArray[np.float32]:
         """x_hat of codes and, where they are given, of residual levels (T, M): float32 (T, d)."""
         rows = np.asarray(self._sae().rows(self.features(codes)).cpu().numpy())
-        return rows if residual is None else rows + self._residual().rows(residual)
+        if residual is None:
+            return rows
+        if self.residual is None:
+            raise InputError("this codec has no residual layer")
+        return rows + self.residual.rows(residual)
 
     def features(self, codes: Codes) -> Features:
         """The feature activations, and side information, that codes stand for."""
@@ -167,17 +170,14 @@ class Codec:
         parts = (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
         return b"".join(data for chunk in stream_batches(self.pack, parts) for data in chunk)
 
+    @cached_property
+    def coder(self) -> ChunkCoder:
+        """What codes chunks."""
+        return ChunkCoder(self.latents, self.residual)
+
     def pack(self, layers: Layers) -> list[bytes]:
-        """The frames of a chunk: its codes, then its residual levels where the codec has that layer."""
-        out = [frame(CHUNK, self.latents.pack(layers.codes))]
-        if (layers.residual is None) != (self.residual is None):
-            raise InputError("a chunk has residual levels exactly when its codec has a residual layer")
-        if layers.residual is not None:
-            if len(layers.residual) != layers.n_rows:
-                raise InputError(f"{layers.n_rows} rows of codes, but {len(layers.residual)} of residual levels")
-            # Ancillary: who wants the base layer alone may skip it; the header's `requires` tells the others.
-            out.append(frame(RESIDUAL_CHUNK, self._residual().encode(layers.residual), critical=False))
-        return out
+        """The frames of a chunk: see `ChunkCoder.pack`."""
+        return self.coder.pack(layers)
 
     def decode(self, data: bytes | memoryview, *, base_only: bool = False) -> NDArray[np.float32]:
         """The rows of `encode`'s bytes, float32 (T, d), of the base layer alone where that is wanted.
@@ -194,31 +194,7 @@ class Codec:
 
     def chunks(self, data: bytes | memoryview, *, base_only: bool = False) -> Iterator[Layers]:
         """The layers of each chunk in `data`; base_only: without residual levels."""
-        codes: Codes | None = None  # a chunk whose residual has not come yet
-        for head, payload in frames(data, "encoded rows"):
-            if (codes is None) == (head.kind == RESIDUAL_CHUNK):
-                found = f"a {head.kind} frame where {'a chunk begins' if codes is None else 'its residual is due'}"
-                raise FormatError(
-                    f"encoded rows: {found}: every chunk of a codec with a residual layer, and no other, "
-                    "is followed by its residual"
-                )
-            if head.kind == RESIDUAL_CHUNK and codes is not None:
-                what = "encoded rows, residual"
-                yield Layers(codes, None if base_only else self._residual().decode(payload, codes.n_rows, what))
-                codes = None
-            elif head.kind != CHUNK:
-                head.unknown("encoded rows")
-            elif self.residual is None:
-                yield Layers(self.latents.unpack(payload))
-            else:
-                codes = self.latents.unpack(payload)
-        if codes is not None:
-            raise FormatError("encoded rows: the last chunk lacks its residual")
-
-    def _residual(self) -> ResidualLayer:
-        if self.residual is None:
-            raise InputError("this codec has no residual layer")
-        return self.residual
+        return self.coder.chunks(data, base_only=base_only)
 
     # -- storage -------------------------------------------------------------------------------------------------------
 
