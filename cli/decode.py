@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from saecodec.cli.latents import decode_stored, refuse_options
-from saecodec.cli.options import RowRange, codec_option, device_option, force_option, sae_option
+from saecodec.cli.options import RowRange, codec_option, device_option, force_option, jobs_option, sae_option
 
 
 @click.command(short_help="Decode a .saec file into an array file.")
@@ -37,6 +37,7 @@ from saecodec.cli.options import RowRange, codec_option, device_option, force_op
 )
 @click.option("--base-only", is_flag=True, help="Without the residual layer.")
 @device_option
+@jobs_option
 @force_option
 def decode(
     input: str,
@@ -48,6 +49,7 @@ def decode(
     dtype: str | None,
     base_only: bool,
     device: str,
+    jobs: int | None,
     force: bool,
 ) -> None:
     """Decode a .saec file into an array file.
@@ -70,7 +72,9 @@ def decode(
 
     if latents:
         refuse_options({"--base-only": base_only}, "feature activations are of the base layer anyway: leave it out")
-        decode_stored(input, output, sae=sae, codec=codec, rows=rows, dtype=dtype, device=device, force=force)
+        decode_stored(
+            input, output, sae=sae, codec=codec, rows=rows, dtype=dtype, device=device, jobs=jobs, force=force
+        )
         return
     check_output_path(output, force=force)
     with open_saec(input) as probe:
@@ -79,5 +83,7 @@ def decode(
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
-        shape = decode_file(file, output, rows=chosen, dtype=dtype, base_only=base_only, force=force, progress=progress)
+        shape = decode_file(
+            file, output, rows=chosen, dtype=dtype, base_only=base_only, force=force, progress=progress, jobs=jobs
+        )
         click.echo(f"{output}: {dtype or file.dtype} array of shape {shape}")

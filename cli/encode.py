@@ -14,6 +14,7 @@ from saecodec.cli.options import (
     embed_option,
     force_option,
     goal_options,
+    jobs_option,
     json_option,
     key_option,
     sae_option,
@@ -37,6 +38,7 @@ from saecodec.cli.options import (
 @click.option("--note", multiple=True, metavar="KEY=VALUE", help="Metadata to store in the file; may be repeated.")
 @key_option
 @device_option
+@jobs_option
 @force_option
 @json_option
 def encode(
@@ -58,6 +60,7 @@ def encode(
     note: tuple[str, ...],
     key: str | None,
     device: str,
+    jobs: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -106,6 +109,7 @@ def encode(
             key=key,
             chunk_rows=chunk_rows,
             note=note,
+            jobs=jobs,
             force=force,
             as_json=as_json,
         )
@@ -132,6 +136,7 @@ def encode(
             user=dict(pair.split("=", 1) for pair in note),
             force=force,
             progress=progress,
+            jobs=jobs,
         )
     n_bytes, rows = file_bytes(output), source.n_rows
     rate = 8 * n_bytes / rows if rows else None

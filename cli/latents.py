@@ -37,6 +37,7 @@ def encode_stored(
     key: str | None,
     chunk_rows: int,
     note: tuple[str, ...],
+    jobs: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -61,6 +62,7 @@ def encode_stored(
             user=dict(pair.split("=", 1) for pair in note),
             force=force,
             progress=progress,
+            jobs=jobs,
         )
     n_bytes, rows = file_bytes(output), source.n_rows
     rate, per_nonzero = (8 * n_bytes / n if n else None for n in (rows, report.nonzeros))
@@ -85,6 +87,7 @@ def decode_stored(
     rows: tuple[int | None, int | None] | None,
     dtype: str | None,
     device: str,
+    jobs: int | None,
     force: bool,
 ) -> None:
     """Write the feature activations of a file."""
@@ -98,7 +101,7 @@ def decode_stored(
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
-        shape = decode_latents(file, output, rows=chosen, dtype=dtype, force=force, progress=progress)
+        shape = decode_latents(file, output, rows=chosen, dtype=dtype, force=force, progress=progress, jobs=jobs)
     click.echo(f"{output}: {wanted} feature activations of shape {shape}")
 
 

@@ -142,6 +142,12 @@ def goal(
     return Goal.of(step, nmse, bits, search, residual, prior, fit_seconds)
 
 
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes that code chunks; what comes out does not depend on it. Default: one a core, where that pays.",
+)
 chunk_rows_option = click.option(
     "--chunk-rows",
     type=click.IntRange(1, 1 << 20),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from saecodec.cli.options import codec_option, device_option, json_option, key_option, sae_option
+from saecodec.cli.options import codec_option, device_option, jobs_option, json_option, key_option, sae_option
 
 if TYPE_CHECKING:
     from saecodec.formats.array_source import ArraySource
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--checksums", is_flag=True, help="Checksums and structure only; needs neither SAE nor codec.")
 @key_option
 @device_option
+@jobs_option
 @json_option
 def verify(
     input: str,
@@ -31,6 +32,7 @@ def verify(
     checksums: bool,
     key: str | None,
     device: str,
+    jobs: int | None,
     as_json: bool,
 ) -> None:
     """Check every checksum, decode every chunk, and report the distortion against the input where it is given.
@@ -59,7 +61,7 @@ def verify(
         source = open_latents(against, probe.header.width, key) if latents else open_array(against, key)
     model, fitted = (None, None) if checksums else load_pieces(sae, codec, device)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
-        result = verify_file(file, against=source, decode=not checksums, progress=progress)
+        result = verify_file(file, against=source, decode=not checksums, progress=progress, jobs=jobs)
     report = {"file": input, "ok": True, "frames": result.frames, "chunks": result.chunks, "rows": result.rows}
     report["decoded"] = "nothing" if checksums else result.decoded
     if result.distortion is not None:

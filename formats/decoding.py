@@ -30,18 +30,21 @@ def decode_file(
     base_only: bool = False,
     force: bool = False,
     progress: Progress = no_progress,
+    jobs: int | None = 1,
 ) -> tuple[int, ...]:
     """Decode into an array file (`.npy`, `.npz`, `.safetensors`, `.pt`) and return its shape.
 
     rows: start and stop over flattened rows, which gives one leading dimension; None is all rows in the shape that was
     encoded. dtype: of the output, by default the input's. base_only: without the residual layer, whose chunks are not
-    read. Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
+    read. jobs: processes that decode, None for as many as pays: see `map_chunks`.
+
+    Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
     """
     start, stop = rows if rows is not None else (0, file.n_rows)
     file.check_range(start, stop)
     shape = file.shape if rows is None else (stop - start, *file.row_shape)
     done = 0
-    batches = file.batches(start, stop, base_only=base_only)
+    batches = file.batches(start, stop, base_only=base_only, jobs=jobs)
     with create_array(path, shape, dtype or file.dtype, force=force) as sink:
         for batch in batches:
             sink.write(batch.reshape(-1, shape[-1]))
@@ -68,12 +71,13 @@ def verify_file(
     against: ArraySource | LatentSource | None = None,
     decode: bool = True,
     progress: Progress = no_progress,
+    jobs: int | None = 1,
 ) -> Verification:
     """Check every frame's checksum, decode every chunk, and compare with the input where it is given.
 
     decode: False checks the checksums and the structure alone, for which neither SAE nor codec is needed; without an
-    SAE only the levels are decoded. against: what the file was made from, of latents a `LatentSource`. Raises
-    FormatError at the first damage.
+    SAE only the levels are decoded. against: what the file was made from, of latents a `LatentSource`. jobs: processes
+    that decode. Raises FormatError at the first damage.
     """
     n_frames = _check_structure(file)
     if against is not None and against.shape != file.shape:
@@ -83,13 +87,14 @@ def verify_file(
     if not decode:
         pass
     elif isinstance(against, LatentSource):
-        distortion, decoded = compare_latents(file, against, progress), "rows"
+        distortion, decoded = compare_latents(file, against, progress, jobs), "rows"
     elif against is not None:
         source = rows_for(against, file.header.width, len(file.row_shape))
-        distortion, decoded = compare(file, source, progress), "rows"
+        distortion, decoded = compare(file, source, progress, jobs), "rows"
     else:
         decoded, done = "rows" if file.has_sae or file.holds_latents else "levels", 0
-        for part in latent_rows(file) if file.holds_latents else file.batches() if file.has_sae else file.layers():
+        latents, rows = file.holds_latents, file.has_sae
+        for part in latent_rows(file, jobs=jobs) if latents else (file.batches if rows else file.layers)(jobs=jobs):
             done += len(part) if isinstance(part, np.ndarray) else part.n_rows
             progress("verify", done, file.n_rows)
     return Verification(n_frames, len(file.index.rows), file.n_rows, decoded, distortion)
@@ -121,10 +126,10 @@ def _check_structure(file: SaecFile) -> int:
     return n_frames
 
 
-def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progress) -> Distortion:
-    """Distortion of a file's rows against the array they came from."""
+def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progress, jobs: int | None = 1) -> Distortion:
+    """Distortion of a file's rows against the array they came from. jobs: processes that decode."""
     distortion = Distortion(file.header.width)
-    for x, x_hat in zip(source.batches(file.index.filled_rows), file.batches(), strict=True):
+    for x, x_hat in zip(source.batches(file.index.filled_rows), file.batches(jobs=jobs), strict=True):
         if not np.isfinite(x).all():
             bad = distortion.n_rows + int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
             raise InputError(f"{source.path}: row {bad} holds NaN or infinity: this is not the array that was encoded")

@@ -31,7 +31,7 @@ _N_SPLITS: Final = 5  # delphi's default
 
 
 def latent_rows(
-    file: SaecFile, start: int = 0, stop: int | None = None, dtype: str | None = None
+    file: SaecFile, start: int = 0, stop: int | None = None, dtype: str | None = None, jobs: int | None = 1
 ) -> Iterator[LatentRows]:
     """The feature activations of rows start:stop, chunk by chunk, as `dtype`.
 
@@ -42,7 +42,7 @@ def latent_rows(
     wanted = dtype or latent_dtype(file)
     n_latents = file.codec.latents.prior.n_latents
     norms = np.ones(n_latents) if file.holds_latents else _norms(file)
-    for codes in file.codes(start, stop):
+    for codes in file.codes(start, stop, jobs=jobs):
         if values is not None and values.exact:
             found = values.values(codes.levels, file.dtype, file.path)
             found = found if wanted == file.dtype else narrowed(_wide(found, file.dtype), wanted)
@@ -64,6 +64,7 @@ def decode_latents(
     dtype: str | None = None,
     force: bool = False,
     progress: Progress = no_progress,
+    jobs: int | None = 1,
 ) -> tuple[int, ...]:
     """Write the feature activations of a `.saec` file, and return their shape.
 
@@ -71,7 +72,7 @@ def decode_latents(
     cache, (sequences, positions, F): splits and `config.json` are those of the cache that the file was made from, else
     five splits. rows: start and stop over flattened rows, in a cache whole sequences. dtype: see `latent_rows`; of a
     cache float16 unless the file was made from one of another. force: replace a file, or a folder that holds nothing
-    but a cache. Nothing appears under `path` unless all of it succeeds.
+    but a cache. jobs: processes that decode. Nothing appears under `path` unless all of it succeeds.
 
     Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
     """
@@ -82,7 +83,7 @@ def decode_latents(
 
     def chunks() -> Iterator[LatentRows]:
         done = 0
-        for chunk in latent_rows(file, start, stop, wanted):
+        for chunk in latent_rows(file, start, stop, wanted, jobs):
             yield chunk
             done += chunk.n_rows
             progress("decode", done, stop - start)

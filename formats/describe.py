@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from saecodec.errors import UnsupportedError
-from saecodec.formats import saec
+from saecodec.formats import frame_file, saec
 from saecodec.formats.checkpoint import SUFFIXES
 from saecodec.formats.codecfile import MAGIC as CODEC_MAGIC
 from saecodec.formats.codecfile import codec_facts
@@ -30,8 +30,8 @@ def describe(name: str | os.PathLike[str], k: int | None = None) -> dict[str, An
     path = Path(name)
     if path.is_file():
         with open(path, "rb") as file:
-            magic = file.read(len(saec.MAGIC))
-        if magic == saec.MAGIC:
+            magic = file.read(len(frame_file.MAGIC))
+        if magic == frame_file.MAGIC:
             return _saec(path)
         if magic == CODEC_MAGIC:
             return _codec(path)

@@ -26,6 +26,7 @@ from saecodec.formats.saec_writer import SaecWriter, check_embedded, check_round
 from saecodec.formats.spool import Spool, code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
 from saecodec.layers import Layers
+from saecodec.prefetch import prefetched
 from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
 from saecodec.rows import needs_sequences
@@ -122,6 +123,7 @@ def encode_array(
     force: bool = False,
     progress: Progress = no_progress,
     activations: Activations | None = None,
+    jobs: int | None = 1,
 ) -> EncodeReport:
     """Encode an array into a `.saec` file.
 
@@ -133,6 +135,7 @@ def encode_array(
     default "none" with a codec, "tables" without. weights: precision of an embedded decoder, "float32", "bfloat16" or
     "int8"; rows are then coded for the rounded decoder (`with_precision`), and a codec must be of that. force:
     overwrite. Nothing appears under `path` unless all of it succeeds. activations: see `shared_activations`.
+    jobs: processes that code chunks, None for as many as pays: see `map_chunks`. The bytes do not depend on it.
 
     Raises InputError (NaN, shapes, contradicting options), TargetError, MissingPieceError, IdentityError, OutputError.
     """
@@ -177,7 +180,7 @@ def encode_array(
         if codec is not None and goal.target is None:
             scales = scales_of(sae, source.batches(chunking.sizes), chunking.ids)
             coder = RowCoder(codec, goal.search, scales=scales)
-            numbered = zip(chunking.spans(), source.batches(chunking.sizes), strict=True)
+            numbered = zip(chunking.spans(), prefetched(source.batches(chunking.sizes)), strict=True)
             chunks: Iterator[Layers] = (coder(x, first).labelled(chunking, first) for (first, _), x in numbered)
         else:
             steering = Steering(
@@ -194,7 +197,7 @@ def encode_array(
             codec, reached, slope = coded.codec, coded.reached, coded.slope
             chunks = coded.layers()
         writer, done = writer_of(file, codec, source.shape), 0
-        for n_rows in writer.add_all(chunks):
+        for n_rows in writer.add_all(chunks, len(chunking.sizes), jobs):
             done += n_rows
             progress("encode", done, source.n_rows)
         writer.finish()

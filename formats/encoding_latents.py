@@ -45,12 +45,14 @@ def encode_latents(
     user: dict[str, str] | None = None,
     force: bool = False,
     progress: Progress = no_progress,
+    jobs: int | None = 1,
 ) -> LatentReport:
     """Encode feature activations into a `.saec` file that holds its tables and needs no SAE.
 
     step: absolute, or relative to the rms of the nonzero values ("0.4rms"); 0 keeps float16 and bfloat16 values, and
     wider ones that are such, bit by bit, explicit zeros included. name: of the SAE that they come from, for people.
     user: free text by key. force: overwrite. Nothing appears under `path` unless all of it succeeds.
+    jobs: processes that code chunks, None for as many as pays: see `map_chunks`. The bytes do not depend on it.
 
     Raises InputError (values that cannot be coded, corrupt input), OutputError.
     """
@@ -90,7 +92,7 @@ def encode_latents(
                 nonzeros += codes.nnz
                 yield Layers(codes)
 
-        for n_rows in writer.add_all(counted()):
+        for n_rows in writer.add_all(counted(), len(chunking.sizes), jobs):
             done += n_rows
             progress("encode", done, source.n_rows)
         writer.finish()

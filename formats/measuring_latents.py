@@ -23,7 +23,9 @@ from saecodec.quantizer import Step
 from saecodec.stored_floats import as_float
 
 
-def compare_latents(file: SaecFile, source: LatentSource, progress: Progress = no_progress) -> LatentDistortion:
+def compare_latents(
+    file: SaecFile, source: LatentSource, progress: Progress = no_progress, jobs: int | None = 1
+) -> LatentDistortion:
     """How far a file's activations are from those it came from; InputError when their shapes differ."""
     if source.shape != file.shape or source.dtype != file.dtype:
         raise InputError(
@@ -31,7 +33,7 @@ def compare_latents(file: SaecFile, source: LatentSource, progress: Progress = n
             f"shape {file.shape}"
         )
     distortion = LatentDistortion(source.n_latents)
-    for wanted, found in zip(source.chunks(file.index.filled_rows), latent_rows(file), strict=True):
+    for wanted, found in zip(source.chunks(file.index.filled_rows), latent_rows(file, jobs=jobs), strict=True):
         with np.errstate(invalid="ignore"):  # exact values may be infinite
             distortion.add(wanted, found)
         progress("decode", distortion.n_rows, file.n_rows)

@@ -1,4 +1,4 @@
-"""`.saec` files: reading. Magic, typed frames (HEAD, TABL, SAEW, CHNK...), an index and a trailer at the end.
+"""`.saec` files: reading. What a file holds, chunk by chunk, with the codec and the SAE that it takes.
 
 Normative: docs/format.md, "The .saec file".
 """
@@ -6,22 +6,23 @@ Normative: docs/format.md, "The .saec file".
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec.chunk_coder import ChunkCoder
 from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
-from saecodec.formats.header import Header
-from saecodec.formats.index import Index
-from saecodec.frames import HEAD_BYTES, FrameHead
-from saecodec.version import table_kinds
+from saecodec.formats.byte_source import open_bytes
+from saecodec.formats.chunk_block import ChunkBlock
+from saecodec.formats.chunk_pool import jobs_for, map_chunks
+from saecodec.formats.frame_file import FrameFile
+from saecodec.frames import HEAD_BYTES
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
     from saecodec.latents import ChunkBytes
     from saecodec.layers import Layers
     from saecodec.sae import SAE
-
-MAGIC: Final = b"\x89SAEC\r\n\x1a"
-TRAILER: Final = struct.Struct("<Q")
-_TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
-_KNOWN: Final = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
 
 
 @dataclass(frozen=True)
@@ -47,84 +43,17 @@ class ChunkSizes:
     frames: int
 
 
-class SaecFile:
+class SaecFile(FrameFile):
     """An open `.saec` file; make it with `open_saec`. Rows count from 0 over the flattened leading dimensions."""
 
-    def __init__(self, path: str, file: BinaryIO, codec: Codec | None, sae: SAE | None, device: str) -> None:
-        self.path = path
-        self._file = file
-        self.size = os.fstat(file.fileno()).st_size
-        if self._read(0, min(len(MAGIC), self.size)) != MAGIC:
-            raise FormatError(f"{path}: not a .saec file (it does not begin with the magic {MAGIC!r})")
-        self.header, self._embedded_at = self._read_preamble()
-        self.index = self._read_index()
-        self._codec, self._sae, self._device = codec, sae, device
-
-    # -- structure -----------------------------------------------------------------------------------------------------
-
-    def frames(self, *, start: int = len(MAGIC)) -> Iterator[tuple[int, FrameHead, bytes]]:
-        """Offset, head and checked payload of every frame from `start` to the end of the file."""
-        while start < self.size:
-            head, payload = self._frame(start)
-            yield start, head, payload
-            start += HEAD_BYTES + head.length
-
-    def _head(self, offset: int) -> FrameHead:
-        left, what = self.size - offset, f"{self.path}, offset {offset}"
-        head = FrameHead.parse(self._read(offset, min(HEAD_BYTES, left)), left - HEAD_BYTES, what)
-        if head.kind not in _KNOWN:
-            head.check(self._read(offset + HEAD_BYTES, head.length), what)  # damage is not a frame of the future
-            head.unknown(what)
-        return head
-
-    def _frame(self, offset: int) -> tuple[FrameHead, bytes]:
-        head = self._head(offset)
-        payload = self._read(offset + HEAD_BYTES, head.length)
-        head.check(payload, f"{self.path}, offset {offset}")
-        return head, payload
-
-    def _read(self, offset: int, n: int) -> bytes:
-        data = os.pread(self._file.fileno(), n, offset)
-        if len(data) != n:
-            raise FormatError(f"{self.path}: truncated: {n} bytes needed at offset {offset}, {len(data)} read")
-        return data
-
-    def _read_index(self) -> Index:
-        at = self.size - _TRAILER_FRAME
+    def __init__(self, path: str | os.PathLike[str], codec: Codec | None, sae: SAE | None, device: str) -> None:
+        source = open_bytes(path)
         try:
-            head, payload = self._frame(max(at, 0))
-            if head.kind != "TAIL" or head.length != TRAILER.size:
-                raise FormatError(f"the last frame is {head.kind}, expected TAIL")
-        except FormatError as error:
-            raise FormatError(f"{self.path}: no valid trailer at its end: truncated or damaged ({error})") from error
-        (offset,) = TRAILER.unpack(payload)
-        if not len(MAGIC) <= offset < at:
-            raise FormatError(f"{self.path}: the trailer points to offset {offset}, outside the file")
-        head, payload = self._frame(offset)
-        if head.kind != "INDX":
-            raise FormatError(f"{self.path}: the trailer points to a {head.kind} frame, expected INDX")
-        return Index.from_bytes(payload, self.size, f"{self.path}, index")
-
-    def _read_preamble(self) -> tuple[Header, dict[str, int]]:
-        """The header, and the offsets of the frames that stand between it and the chunks."""
-        head, payload = self._frame(len(MAGIC))
-        if head.kind != "HEAD":
-            raise FormatError(f"{self.path}: the first frame is {head.kind}, expected HEAD")
-        header = Header.from_bytes(payload, self.path)
-        at, found = len(MAGIC) + HEAD_BYTES + head.length, []
-        while at < self.size and (head := self._head(at)).kind not in ("CHNK", "INDX"):
-            if head.kind in _KNOWN:
-                found.append((head.kind, at))
-            at += HEAD_BYTES + head.length
-        kinds = [kind for kind, _ in found]
-        tables = table_kinds(header.requires)
-        expected = {"none": (), "tables": tables, "decoder": (*tables, "SAEW")}[header.embed]
-        if tuple(kinds) != expected:
-            raise FormatError(f"{self.path}: the header says embed {header.embed!r}, but frames {kinds} follow it")
-        return header, dict(found)
-
-    def _embedded(self, kind: str) -> bytes:
-        return self._frame(self._embedded_at[kind])[1]
+            super().__init__(source)
+        except BaseException:
+            source.close()
+            raise
+        self._codec, self._sae, self._device = codec, sae, device
 
     def bytes_by_part(self) -> dict[str, int]:
         """Bytes of the file by what they are for; they add up to its size.
@@ -159,9 +88,9 @@ class SaecFile:
 
         found = self._codec
         if self.header.embed != "none":
-            info, tables = {"sae": self.header.sae["name"]}, self._embedded("TABL")
-            layer = self._embedded("RTAB") if self.header.residual else None
-            side = self._embedded("SIDE") if self.header.side else None
+            info, tables = {"sae": self.header.sae["name"]}, self.embedded("TABL")
+            layer = self.embedded("RTAB") if self.header.residual else None
+            side = self.embedded("SIDE") if self.header.side else None
             found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables", layer, side)
         if found is None:
             raise MissingPieceError(
@@ -217,7 +146,7 @@ class SaecFile:
         if sae is None and self.header.embed == "decoder":
             from saecodec.formats.weights import unpack_weights
 
-            n_latents, weights = self.codec.latents.prior.n_latents, self._embedded("SAEW")
+            n_latents, weights = self.codec.latents.prior.n_latents, self.embedded("SAEW")
             width, precision = self.header.width, self.header.weights
             what = f"{self.path}, weights"
             sae = unpack_weights(weights, what, n_latents=n_latents, width=width, precision=precision)
@@ -234,6 +163,8 @@ class SaecFile:
                 f"{self.path}: encoded with SAE {name!r}, decoder id {wanted}, but the SAE given, {sae.name!r}, has "
                 f"decoder id {sae.decoder_id}: give that SAE, with the --input-scale that it was encoded with, if any"
             )
+        if sae.width != self.header.width:
+            raise FormatError(f"{self.path}: rows of {self.header.width}, but the SAE has rows of {sae.width}")
         return self.codec.with_sae(sae)
 
     # -- rows ----------------------------------------------------------------------------------------------------------
@@ -266,24 +197,21 @@ class SaecFile:
                 f"{self.n_rows}"
             )
 
-    def codes(self, start: int = 0, stop: int | None = None) -> Iterator[Codes]:
-        """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read."""
-        for layers in self.layers(start, stop, base_only=True):
+    def codes(self, start: int = 0, stop: int | None = None, *, jobs: int | None = 1) -> Iterator[Codes]:
+        """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read. jobs: see `layers`."""
+        for layers in self.layers(start, stop, base_only=True, jobs=jobs):
             yield layers.codes
 
-    def layers(self, start: int = 0, stop: int | None = None, *, base_only: bool = False) -> Iterator[Layers]:
+    def layers(
+        self, start: int = 0, stop: int | None = None, *, base_only: bool = False, jobs: int | None = 1
+    ) -> Iterator[Layers]:
         """Codes and residual levels of rows start:stop, chunk by chunk, empty chunks left out.
 
-        base_only: the codes alone.
+        base_only: the codes alone. jobs: processes that decode, see `map_chunks`; None: as many as pays.
         """
-        from saecodec.batches import stream_batches
-
-        def read(wanted: tuple[int, slice]) -> Layers:
-            i, part = wanted
-            return self.chunk_layers(i, base_only=base_only)[part]
-
-        _ = self.codec  # read once, not by every core
-        return stream_batches(read, self._parts(start, stop))
+        parts = list(self._parts(start, stop))
+        chunks = self.chunk_layers([i for i, _ in parts], base_only=base_only, jobs=jobs)
+        return (layers[part] for (_, part), layers in zip(parts, chunks, strict=True))
 
     def _parts(self, start: int, stop: int | None) -> Iterator[tuple[int, slice]]:
         """The chunks that hold rows start:stop, and which of their rows these are."""
@@ -300,21 +228,31 @@ class SaecFile:
 
     def chunk(self, i: int) -> Codes:
         """The codes of chunk i; FormatError when it is damaged, or lacks side information that the codec has."""
-        offset = int(self.index.offsets[i])
-        what = f"{self.path}, chunk {i}"
-        head, payload = self._frame(offset)
-        if head.kind != "CHNK" or HEAD_BYTES + head.length != self.index.lengths[i]:
-            raise FormatError(f"{what}: the index is wrong about the frame at offset {offset}")
-        codes = self.codec.latents.unpack(payload, what)
-        if codes.n_rows != self.index.rows[i]:
-            raise FormatError(f"{what}: holds {codes.n_rows} rows, the index says {self.index.rows[i]}")
-        if self.codec.side is not None:
-            self.codec.side.side(codes.columns, what)
-        return codes
+        (layers,) = self.chunk_layers([i], base_only=True)
+        return layers.codes
+
+    def chunk_layers(self, chunks: Sequence[int], *, base_only: bool = False, jobs: int | None = 1) -> Iterator[Layers]:
+        """The codes of some chunks, numbers in ascending order, and their residual levels where the file has them;
+        base_only: the codes alone."""
+        coder, side = self.codec.coder, self.codec.side
+        blocks = self.chunk_blocks(chunks, base_only=base_only)
+        found = map_chunks(_layers_of, coder, blocks, jobs_for(jobs, coder, len(chunks)))
+        for i, layers in zip(chunks, found, strict=True):
+            if side is not None:
+                side.side(layers.codes.columns, f"{self.path}, chunk {i}")
+            yield layers
+
+    def chunk_blocks(self, chunks: Iterable[int], *, base_only: bool = False) -> Iterator[ChunkBlock]:
+        """Some chunks as they lie in the file, numbers in ascending order; base_only: without their residuals."""
+        offsets, lengths, rows = (self.index.offsets, self.index.lengths, self.index.rows)
+        residual = self.header.residual and not base_only
+        for i, data in self.blocks(chunks, base_only=base_only):
+            numbers = int(offsets[i]), int(lengths[i]), int(rows[i])
+            yield ChunkBlock(data, f"{self.path}, chunk {i}", *numbers, residual)
 
     def chunk_sizes(self, i: int) -> ChunkSizes:
         """Bytes of chunk i by what they are for."""
-        _, payload = self._frame(int(self.index.offsets[i]))
+        _, payload = self.frame(int(self.index.offsets[i]))
         parts = self.codec.latents.chunk_bytes(payload, f"{self.path}, chunk {i}")
         if self.codec.residual is None:
             return ChunkSizes(parts, len(payload), 0, HEAD_BYTES + len(payload))
@@ -323,39 +261,24 @@ class SaecFile:
 
     def residual_bytes(self, i: int) -> int:
         """Size of the residual frame behind chunk i, by its head alone."""
-        return HEAD_BYTES + self._head(int(self.index.offsets[i] + self.index.lengths[i])).length
-
-    def chunk_layers(self, i: int, *, base_only: bool = False) -> Layers:
-        """The codes of chunk i, and its residual levels where the file has them; base_only: the codes alone."""
-        from saecodec.layers import Layers
-
-        codes, layer = self.chunk(i), self.codec.residual
-        if layer is None or base_only:
-            return Layers(codes)
-        offset, what = int(self.index.offsets[i] + self.index.lengths[i]), f"{self.path}, chunk {i}"
-        head, payload = self._frame(offset)
-        if head.kind != "RCHK":
-            raise FormatError(f"{what}: the frame behind it is {head.kind}, expected its residual, RCHK")
-        return Layers(codes, layer.decode(payload, codes.n_rows, f"{what}, residual"))
+        return HEAD_BYTES + self.head(int(self.index.offsets[i] + self.index.lengths[i])).length
 
     def batches(
-        self, start: int = 0, stop: int | None = None, *, base_only: bool = False
+        self, start: int = 0, stop: int | None = None, *, base_only: bool = False, jobs: int | None = 1
     ) -> Iterator[NDArray[np.float32]]:
-        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk; base_only: without the residual layer."""
-        decoder = self.decoder
-        if decoder.sae is not None and decoder.sae.width != self.header.width:
-            raise FormatError(f"{self.path}: rows of {self.header.width}, but the SAE has rows of {decoder.sae.width}")
-        for layers in self.layers(start, stop, base_only=base_only):
-            yield decoder.reconstruct(layers.codes, layers.residual)
+        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk; base_only: without the residual layer.
+        jobs: see `layers`."""
+        for layers in self.layers(start, stop, base_only=base_only, jobs=jobs):
+            yield self.reconstruct(layers)
+
+    def reconstruct(self, layers: Layers) -> NDArray[np.float32]:
+        """The rows, float32 (n, d), of what was decoded."""
+        return self.decoder.reconstruct(layers.codes, layers.residual)
 
     def rows(self, start: int = 0, stop: int | None = None, *, base_only: bool = False) -> NDArray[np.float32]:
         """The reconstructed rows start:stop, float32 (stop - start, d); base_only: without the residual layer."""
         parts = self.batches(start, stop, base_only=base_only)
         return np.concatenate([np.zeros((0, self.header.width), np.float32), *parts])
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def __enter__(self) -> SaecFile:
         return self
@@ -372,22 +295,14 @@ class SaecFile:
 def open_saec(
     path: str | os.PathLike[str], *, sae: SAE | None = None, codec: Codec | None = None, device: str = "auto"
 ) -> SaecFile:
-    """Open a `.saec` file for reading.
+    """Open a `.saec` file, of a path or URL, for reading chunk by chunk; `saecodec.open` makes an array of it.
 
     sae, codec: what the file does not embed; they are asked for only when something needs them. device: where a decoder
-    that the file embeds goes ("auto" is cuda where there is one). FormatError when the
-    file is damaged, InputError when it cannot be opened.
-
-    >>> with saecodec.open("acts.saec", sae=sae) as file:        # doctest: +SKIP
-    ...     x_hat = file.rows(1000, 2000)
+    that the file embeds goes ("auto" is cuda where there is one). FormatError when the file is damaged, InputError when
+    it cannot be opened.
     """
-    name = os.fspath(path)
-    try:
-        file = open(path, "rb")  # noqa: SIM115 (the SaecFile closes it)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be opened ({error.strerror})") from error
-    try:
-        return SaecFile(name, file, codec, sae, device)
-    except BaseException:
-        file.close()
-        raise
+    return SaecFile(path, codec, sae, device)
+
+
+def _layers_of(coder: ChunkCoder, block: ChunkBlock) -> Layers:
+    return block.layers(coder)

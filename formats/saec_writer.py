@@ -10,13 +10,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 import saecodec
-from saecodec.batches import stream_batches
+from saecodec.chunk_coder import ChunkCoder
 from saecodec.codec import Codec
 from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import InputError
+from saecodec.formats.chunk_pool import jobs_for, map_chunks
+from saecodec.formats.frame_file import MAGIC, TRAILER
 from saecodec.formats.header import EMBED, Header
 from saecodec.formats.index import MAX_DIMENSIONS, Index
-from saecodec.formats.saec import MAGIC, TRAILER
 from saecodec.formats.weights import pack_weights
 from saecodec.frames import frame
 from saecodec.layers import Layers
@@ -100,13 +101,11 @@ class SaecWriter:
         """Write the next chunk."""
         self._add(layers.n_rows, self._codec.pack(layers))
 
-    def add_all(self, chunks: Iterable[Layers]) -> Iterator[int]:
-        """Write the next chunks, which are packed on all cores; yields the rows of each."""
-
-        def pack(layers: Layers) -> tuple[int, list[bytes]]:
-            return layers.n_rows, self._codec.pack(layers)
-
-        for n_rows, parts in stream_batches(pack, chunks):
+    def add_all(self, chunks: Iterable[Layers], n_chunks: int, jobs: int | None = 1) -> Iterator[int]:
+        """Write the next chunks, about `n_chunks`; yields the rows of each. jobs: processes that pack them, see
+        `jobs_for`."""
+        coder = self._codec.coder
+        for n_rows, parts in map_chunks(_pack, coder, chunks, jobs_for(jobs, coder, n_chunks)):
             self._add(n_rows, parts)
             yield n_rows
 
@@ -130,6 +129,10 @@ class SaecWriter:
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._at += len(data)
+
+
+def _pack(coder: ChunkCoder, layers: Layers) -> tuple[int, list[bytes]]:
+    return layers.n_rows, coder.pack(layers)
 
 
 def check_embedded(weights: str, embed: str) -> None:

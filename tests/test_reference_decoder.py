@@ -32,7 +32,7 @@ from saecodec.formats.decoding import verify_file
 from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.header import Header
-from saecodec.formats.saec import Index
+from saecodec.formats.index import Index
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.weights import pack_weights, unpack_weights
 from saecodec.frames import frame, pack_record, unpack_record

@@ -115,8 +115,9 @@ def rebuild() -> Callable[..., bytes]:
 
     change: takes and returns the frames before the index. index: the same for the columns (rows, offsets, lengths).
     """
+    from saecodec.formats.frame_file import TRAILER
     from saecodec.formats.index import Index
-    from saecodec.formats.saec import TRAILER, SaecFile, open_saec
+    from saecodec.formats.saec import SaecFile, open_saec
 
     def make(
         path: Path,

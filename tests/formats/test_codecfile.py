@@ -15,7 +15,7 @@ import saecodec
 from saecodec.codec import Codec
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, OutputError, UnsupportedError
 from saecodec.formats.codecfile import MAGIC, load_codec, read_codec_file, save_codec
-from saecodec.formats.saec import MAGIC as SAEC_MAGIC
+from saecodec.formats.frame_file import MAGIC as SAEC_MAGIC
 from saecodec.frames import frame, pack_record
 from saecodec.sae import SAE
 

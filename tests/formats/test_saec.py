@@ -22,9 +22,10 @@ from saecodec.errors import FormatError, IdentityError, InputError, MissingPiece
 from saecodec.formats.array_source import ArraySource, MemoryArray
 from saecodec.formats.decoding import verify_file
 from saecodec.formats.encoding import encode_array
+from saecodec.formats.frame_file import MAGIC, TRAILER
 from saecodec.formats.header import Header
 from saecodec.formats.index import Index
-from saecodec.formats.saec import MAGIC, TRAILER, open_saec
+from saecodec.formats.saec import open_saec
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.frames import HEAD_BYTES, pack_record
 from saecodec.integers import pack_ints

@@ -1,0 +1,55 @@
+"""The bytes of a chunk as they lie in a `.saec` file, and what is in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saecodec.chunk_coder import CHUNK, RESIDUAL_CHUNK, ChunkCoder
+from saecodec.errors import FormatError
+from saecodec.frames import HEAD_BYTES, FrameHead
+from saecodec.layers import Layers
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkBlock:
+    """A chunk that has been read and not yet looked at.
+
+    data: its frame, and, if its residual is wanted, what follows it. what: names it in errors. offset, length, rows: of
+    its frame, as the index says. residual: whether its residual is wanted.
+    """
+
+    data: bytes
+    what: str
+    offset: int
+    length: int
+    rows: int
+    residual: bool
+
+    def codes(self) -> memoryview:
+        """The checked payload of the chunk's frame; FormatError when it is damaged or not what the index says."""
+        head, payload = self._frame(0, f"{self.what}, offset {self.offset}")
+        if head.kind != CHUNK or HEAD_BYTES + head.length != self.length:
+            raise FormatError(f"{self.what}: the index is wrong about the frame at offset {self.offset}")
+        return payload
+
+    def layers(self, coder: ChunkCoder) -> Layers:
+        """What is coded: the codes, and the residual levels where they are wanted."""
+        codes, behind = self.codes(), None
+        if self.residual:
+            found = "missing"
+            if self.length < len(self.data):
+                head, behind = self._frame(self.length, f"{self.what}, residual")
+                found = head.kind
+            if found != RESIDUAL_CHUNK:
+                raise FormatError(f"{self.what}: the frame behind it is {found}, expected its residual, RCHK")
+        layers = coder.unpack(codes, behind, self.what)
+        if layers.n_rows != self.rows:
+            raise FormatError(f"{self.what}: holds {layers.n_rows} rows, the index says {self.rows}")
+        return layers
+
+    def _frame(self, at: int, what: str) -> tuple[FrameHead, memoryview]:
+        view = memoryview(self.data)[at:]
+        head = FrameHead.parse(view[:HEAD_BYTES], len(view) - HEAD_BYTES, what)
+        payload = view[HEAD_BYTES : HEAD_BYTES + head.length]
+        head.check(payload, what)
+        return head, payload
