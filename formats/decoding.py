@@ -12,8 +12,8 @@ from saecodec.distortion import Distortion
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_sinks import create_array
 from saecodec.formats.array_source import ArraySource, rows_for
-from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.latent_source import LatentSource
+from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.measuring_latents import LatentDistortion, compare_latents
 from saecodec.formats.saec import SaecFile
 from saecodec.frames import HEAD_BYTES

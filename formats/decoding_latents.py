@@ -6,10 +6,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from saecodec.errors import OutputError
 from saecodec.formats.array_source import ITEM_BYTES
@@ -17,43 +16,18 @@ from saecodec.formats.atomic import atomic_folder, atomic_output, check_output_f
 from saecodec.formats.delphi import DelphiSource
 from saecodec.formats.delphi_layout import TOKEN, USER_KEY, Layout, default_splits, is_cache_file
 from saecodec.formats.delphi_writer import FLOATS, DelphiWriter, default_config
+from saecodec.formats.latent_values import latent_dtype, latent_rows
 from saecodec.formats.saec import SaecFile
 from saecodec.formats.sparse_npz import save_sparse_npz
 from saecodec.formats.sparse_torch import save_sparse_torch
 from saecodec.latent_rows import LatentRows
 from saecodec.progress import Progress, no_progress
-from saecodec.stored_floats import STORED, as_float, narrowed
+from saecodec.stored_floats import STORED
 
 _MATRICES: Final = (".npz", ".pt", ".pth")
 _FILES: Final = (".npy", ".safetensors", ".saec", ".saecodec", ".csv", ".json", ".parquet", ".h5", ".zip")
 """What is no folder's name; others with a dot may be, as `model.layers.3`."""
 _N_SPLITS: Final = 5  # delphi's default
-
-
-def latent_rows(
-    file: SaecFile, start: int = 0, stop: int | None = None, dtype: str | None = None, jobs: int | None = 1
-) -> Iterator[LatentRows]:
-    """The feature activations of rows start:stop, chunk by chunk, as `dtype`.
-
-    dtype: default that of a file of latents, else float32. A file of rows needs its SAE, for the norms of its
-    directions. FormatError when a level stands for no value.
-    """
-    values, quantizer = file.header.values, file.codec.quantizer
-    wanted = dtype or latent_dtype(file)
-    n_latents = file.codec.latents.prior.n_latents
-    norms = np.ones(n_latents) if file.holds_latents else _norms(file)
-    for codes in file.codes(start, stop, jobs=jobs):
-        if values is not None and values.exact:
-            found = values.values(codes.levels, file.dtype, file.path)
-            found = found if wanted == file.dtype else narrowed(_wide(found, file.dtype), wanted)
-        else:
-            found = narrowed(quantizer.dequantize(codes, norms).values, wanted)
-        yield LatentRows(codes.indptr, codes.latents, found, codes.columns)
-
-
-def latent_dtype(file: SaecFile) -> str:
-    """The dtype that activations have unless another is asked for."""
-    return file.dtype if file.holds_latents else "float32"
 
 
 def decode_latents(
@@ -148,17 +122,6 @@ def _from_delphi(file: SaecFile) -> bool:
     """Whether the file was made from a cache, and says how that is laid out."""
     header = file.header
     return file.holds_latents and header.sae["source"] == DelphiSource.kind and USER_KEY in header.user
-
-
-def _norms(file: SaecFile) -> npt.NDArray[np.float64]:
-    sae = file.decoder.sae
-    assert sae is not None
-    return sae.norms
-
-
-def _wide(values: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
-    """Values as float32 or wider, of bfloat16 the bits turned into numbers."""
-    return as_float(values, np.dtype(np.float32)) if dtype == "bfloat16" else values
 
 
 def _extension(path: str | os.PathLike[str]) -> str:

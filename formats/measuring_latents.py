@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS
 from saecodec.errors import InputError
-from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.latent_source import LatentSource
+from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.goal import DEFAULT_STEP
 from saecodec.latent_rows import LatentRows

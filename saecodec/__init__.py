@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saecodec.errors import SaecodecError
     from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.codecfile import load_codec, save_codec
-    from saecodec.formats.saec import open_saec as open
+    from saecodec.formats.saec_array import SaecArray as open
     from saecodec.latents import LatentCodec
     from saecodec.sae import SAE
 
@@ -34,7 +34,7 @@ _EXPORTS = {
     "SaecodecError": ("saecodec.errors", "SaecodecError"),
     "load_codec": ("saecodec.formats.codecfile", "load_codec"),
     "load_sae": ("saecodec.formats.checkpoints", "load_sae"),
-    "open": ("saecodec.formats.saec", "open_saec"),
+    "open": ("saecodec.formats.saec_array", "SaecArray"),
     "save_codec": ("saecodec.formats.codecfile", "save_codec"),
     "with_precision": ("saecodec.decoder_precision", "with_precision"),
 }

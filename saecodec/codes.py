@@ -50,6 +50,12 @@ class Codes:
         """K, the number of nonzero levels."""
         return len(self.latents)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        columns = sum(column.nbytes for column in self.columns.values())
+        return self.indptr.nbytes + self.latents.nbytes + self.levels.nbytes + columns
+
     def rows(self) -> NDArray[np.int64]:
         """The row of each nonzero, int64 (K,)."""
         return np.repeat(np.arange(self.n_rows), np.diff(self.indptr))

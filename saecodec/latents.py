@@ -85,6 +85,15 @@ class LatentCodec:
         reader.end()
         return Codes(codes.indptr, codes.latents, codes.levels, codes.n_latents, columns)
 
+    def unpack_some(self, chunk: bytes | memoryview, latents: NDArray[np.int64], what: str = "chunk") -> Codes:
+        """The codes of some latents of a chunk, int64 (n,) in [0, F); nonzeros of others are left out, and, where the
+        prior allows it, not decoded. FormatError when what is decoded is not a chunk's."""
+        reader = ByteReader(chunk, what)
+        n_rows, columns, _ = _read_columns(reader)
+        codes = self.prior.decode_some(reader, n_rows, columns, latents)
+        reader.end()
+        return Codes(codes.indptr, codes.latents, codes.levels, codes.n_latents, columns)
+
     def chunk_bytes(self, chunk: bytes | memoryview, what: str = "chunk") -> ChunkBytes:
         """Where the bytes of a chunk go, without decoding its streams."""
         reader = ByteReader(chunk, what)

@@ -23,9 +23,18 @@ class Layers:
         """T."""
         return self.codes.n_rows
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.codes.nbytes + (0 if self.residual is None else self.residual.nbytes)
+
     def labelled(self, chunking: Chunking, first_row: int) -> Layers:
         """These layers of the rows from `first_row` on, with their sequence ids."""
         return Layers(chunking.label(self.codes, first_row), self.residual)
+
+    def take(self, rows: NDArray[np.int64]) -> Layers:
+        """Any rows, in any order."""
+        return Layers(self.codes.take(rows), None if self.residual is None else self.residual[rows])
 
     def __getitem__(self, rows: slice) -> Layers:
         """The rows of a slice with step 1."""

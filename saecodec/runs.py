@@ -52,8 +52,13 @@ def decode_runs(
     models: list[Model],
     what: str,
     signed: bool,
+    wanted: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The values and signs (1 = negative; empty unless `signed`) that `encode_runs` coded."""
+    """The values and signs (1 = negative; empty unless `signed`) that `encode_runs` coded.
+
+    wanted: of one stream, the number of its first runs that are wanted: when these need no more, the rest is not
+    decoded, and the values end with them.
+    """
     runs = first.tolist()
     values = np.empty(runs[-1], np.int64)
     negative = np.zeros(runs[-1] if signed else 0, np.int64)
@@ -62,6 +67,8 @@ def decode_runs(
         a, b = runs[bounds[g]], runs[bounds[g + 1]]
         symbols = np.empty(b - a, np.int64)
         for run in range(bounds[g], bounds[g + 1]):
+            if run == wanted and not signed and not (symbols[: runs[run]] >= buckets.DIRECT).any():
+                return buckets.BASE[symbols[: runs[run]]], negative
             if runs[run] < runs[run + 1]:
                 symbols[runs[run] - a : runs[run + 1] - a] = stream.get(models[run], runs[run + 1] - runs[run])
         values[a:b] = buckets.BASE[symbols]
@@ -94,9 +101,10 @@ def decode_levels(
     models: list[Model],
     what: str,
     signed: bool,
+    wanted: int | None = None,
 ) -> NDArray[np.int64]:
-    """The levels that `encode_levels` coded."""
-    magnitude, negative = decode_runs(streams, first, bounds, models, what, signed)
+    """The levels that `encode_levels` coded. wanted: see `decode_runs`."""
+    magnitude, negative = decode_runs(streams, first, bounds, models, what, signed, wanted)
     if len(magnitude) and magnitude.max() >= MAX_LEVEL:
         raise FormatError(f"{what}: a level exceeds 2^20")
     return (magnitude + 1) * (1 - 2 * negative) if signed else magnitude + 1

@@ -62,16 +62,19 @@ class ByteReader:
 
     def varint(self, limit: int = (1 << 63) - 1) -> int:
         """The next varint; FormatError when it exceeds `limit` or is not in its shortest form."""
-        value = 0
-        for i in range(_MAX_VARINT_BYTES):
-            byte = self.take(1)[0]
+        value, start = 0, self._at
+        for i, byte in enumerate(self._data[start : start + _MAX_VARINT_BYTES]):
             value |= (byte & 0x7F) << (7 * i)
             if byte < 0x80:
+                self._at = start + i + 1
                 if byte == 0 and i > 0:
-                    raise FormatError(f"{self.what}: a varint at offset {self._at - i - 1} is not in its shortest form")
+                    raise FormatError(f"{self.what}: a varint at offset {start} is not in its shortest form")
                 if value > limit:
                     raise FormatError(f"{self.what}: found {value} where at most {limit} is possible")
                 return value
+        if self.left < _MAX_VARINT_BYTES:
+            self._at = len(self._data)
+            self.take(1)
         raise FormatError(f"{self.what}: a varint is longer than {_MAX_VARINT_BYTES} bytes")
 
     def varints(self, count: int, limit: int = (1 << 63) - 1) -> list[int]:

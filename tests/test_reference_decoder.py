@@ -29,10 +29,10 @@ from saecodec.codes import MAX_LEVEL, Codes
 from saecodec.errors import FormatError
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.decoding import verify_file
-from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.header import Header
 from saecodec.formats.index import Index
+from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.weights import pack_weights, unpack_weights
 from saecodec.frames import frame, pack_record, unpack_record

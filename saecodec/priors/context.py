@@ -120,6 +120,19 @@ class ContextPrior:
 
     def decode(self, reader: ByteReader, n_rows: int, columns: Mapping[str, Integers]) -> Codes:
         """The inverse of `encode`; FormatError when the bytes are not a chunk of `n_rows` rows."""
+        return self.network.layout.codes(self._cells(reader, n_rows, columns, self.network.n_blocks), n_rows)
+
+    def decode_some(self, reader: ByteReader, n_rows: int, columns: Mapping[str, Integers], latents: Integers) -> Codes:
+        """What `decode` gives of some latents alone, numbers (n,): the blocks behind the last of theirs are not
+        decoded."""
+        n_blocks = int(self.network.block[latents].max(initial=-1)) + 1
+        cells, layout = self._cells(reader, n_rows, columns, n_blocks), self.network.layout
+        wanted = np.zeros(self.n_latents, bool)
+        wanted[np.asarray(layout.column_of)[latents]] = True
+        return layout.codes(cells.take(wanted[cells.column]), n_rows)
+
+    def _cells(self, reader: ByteReader, n_rows: int, columns: Mapping[str, Integers], n_blocks: int) -> Cells:
+        """The nonzeros of the first blocks, in the order of their positions."""
         what, n = reader.what, self.network
         counts, level_counts, lengths = self._read_head(reader, n_rows)
         streams = [reader.take(4 * length) for length in lengths]
@@ -129,10 +142,10 @@ class ContextPrior:
         first = np.concatenate([[0], np.cumsum(level_counts)])
         models = self._models(self.levels)
         levels = BinQueues(decode_levels(streams[1:], first, [0, n.n_level_bins], models, what, self.signed), first)
-        parts = [Cells(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))]
+        parts: list[Cells] = []
         walk, base = Walk(self.arithmetic, linked_rows(columns, n_rows)), np.zeros(n.n_bins, np.int64)
         with full_precision(self.arithmetic.device):
-            for _ in range(n.n_blocks):
+            for _ in range(n_blocks):
                 if not ranks.left:
                     break
                 found = [np.zeros(0, np.int64)]
@@ -147,10 +160,9 @@ class ContextPrior:
                 level = levels.take(walk.level_bins(column, row), what).astype(np.int32)
                 parts.append(Cells(column, row, level))
                 walk.enter(column, row, level)
-        if ranks.left or levels.left:
+        if n_blocks == n.n_blocks and (ranks.left or levels.left):
             raise FormatError(f"{what}: the gaps of the support lead past the end of a bin")
-        cells = Cells(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("column", "row", "level")))
-        return n.layout.codes(cells, n_rows)
+        return Cells.concatenate(parts)
 
     def _models(self, tables: TableSet) -> list[object]:
         return [tables.models[c] for c in tables.classes]

@@ -102,6 +102,37 @@ class FactorizedPrior:
         level[order] = decode_levels(streams[n_groups:], run, layout.run_bounds, models, what, self.signed)
         return layout.codes(Cells(column, row, level), n_rows)
 
+    def decode_some(
+        self, reader: ByteReader, n_rows: int, columns: Mapping[str, NDArray[np.int64]], latents: NDArray[np.int64]
+    ) -> Codes:
+        """What `decode` gives of some latents alone, numbers (n,): only the groups of their classes are decoded."""
+        what, layout = reader.what, self.layout
+        counts, lengths = self._read_head(reader, n_rows)
+        streams = [reader.take(4 * n) for n in (*lengths[::2], *lengths[1::2])]
+        wanted = np.zeros(self.n_latents, bool)
+        wanted[np.asarray(layout.column_of)[latents]] = True
+        bounds, runs, n_groups = layout.class_bounds, layout.run_bounds, len(self.group_sizes)
+        parts: list[Cells] = []
+        for g in range(n_groups):
+            a, b = bounds[g], bounds[g + 1]
+            start = layout.class_start[a : b + 1]
+            ours = np.flatnonzero(wanted[start[0] : start[-1]]) + start[0]
+            if not len(ours):
+                continue
+            first = np.concatenate([[0], np.cumsum(counts[a:b])])
+            gaps, _ = decode_runs([streams[g]], first, [0, b - a], self.support.models[a:b], what, False)
+            column, row = positions_of(gaps, counts[a:b], n_rows, start, what)
+            order, run = layout.level_order(column)
+            first = run[runs[g] : runs[g + 1] + 1]
+            models = [self.levels.models[c] for c in layout.run_class[runs[g] : runs[g + 1]]]
+            needed = layout.last_run(ours) + 1 - runs[g]
+            stream = [streams[n_groups + g]]
+            found = decode_levels(stream, first, [0, len(models)], models, what, self.signed, needed)
+            level = np.zeros(len(column), np.int32)
+            level[order[: len(found)]] = found
+            parts.append(Cells(column, row, level).take(wanted[column]))
+        return layout.codes(Cells.concatenate(parts), n_rows)
+
     def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[NDArray[np.int64], list[int]]:
         """Counts of nonzeros per class and lengths of the streams in words, checked against each other."""
         if n_rows * self.n_latents > MAX_CELLS:

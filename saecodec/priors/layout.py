@@ -26,6 +26,18 @@ class Cells:
     row: Integers
     level: NDArray[np.int32]
 
+    def take(self, kept: NDArray[np.bool_]) -> Cells:
+        """The nonzeros that are kept, bool (K,)."""
+        return Cells(self.column[kept], self.row[kept], self.level[kept])
+
+    @classmethod
+    def concatenate(cls, parts: list[Cells]) -> Cells:
+        """Nonzeros one after the other."""
+        none = np.zeros(0, np.int64)
+        column = np.concatenate([none, *(part.column for part in parts)])
+        row = np.concatenate([none, *(part.row for part in parts)])
+        return cls(column, row, np.concatenate([none.astype(np.int32), *(part.level for part in parts)]))
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -84,6 +96,15 @@ class Layout:
     def run_bounds(self) -> list[int]:
         """First run of each group, and R at the end."""
         return list(np.searchsorted(self._run_start, self._group_start).tolist())
+
+    def last_run(self, columns: Integers) -> int:
+        """The last run that holds levels of any of these columns (n,), n > 0."""
+        places = self._place_by_level[columns]
+        return int(np.searchsorted(self._run_start, places.max(), side="right")) - 1
+
+    @cached_property
+    def _place_by_level(self) -> Integers:
+        return _inverse(self._by_level)
 
     def level_order(self, column: Integers) -> tuple[Integers, Integers]:
         """The order of levels: places (K,) in the order of positions, and the first nonzero of each run (R + 1,).

@@ -45,6 +45,11 @@ class Prior(Protocol):
     def decode(self, reader: ByteReader, n_rows: int, columns: Mapping[str, NDArray[np.int64]]) -> Codes:
         """The inverse of `encode`. columns: those of the chunk, which are decoded before (sequence ids, say)."""
 
+    def decode_some(
+        self, reader: ByteReader, n_rows: int, columns: Mapping[str, NDArray[np.int64]], latents: NDArray[np.int64]
+    ) -> Codes:
+        """What `decode` gives of some latents alone, int64 (n,), with as little work as that takes."""
+
     def stream_bytes(self, reader: ByteReader, n_rows: int) -> tuple[int, int]:
         """Bytes of a chunk that are support and levels, without decoding it."""
 

@@ -17,9 +17,9 @@ from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.decoding import verify_file
-from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.frame_file import TRAILER
 from saecodec.formats.index import Index
+from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.frames import frame, frames, unpack_record
 from saecodec.integer_weights import read_integers

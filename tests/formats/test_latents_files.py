@@ -23,11 +23,12 @@ from saecodec.errors import FormatError, InputError, OutputError
 from saecodec.formats import delphi_writer
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.decoding import decode_file, verify_file
-from saecodec.formats.decoding_latents import decode_latents, latent_rows
+from saecodec.formats.decoding_latents import decode_latents
 from saecodec.formats.describe import describe
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.latent_source import MemoryLatents, open_latents
+from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.measuring_latents import measure_latents
 from saecodec.formats.saec import open_saec
 from saecodec.frames import frame, pack_record, unpack_record

@@ -24,9 +24,9 @@ from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.decoder_precision import with_precision
 from saecodec.formats.codecfile import save_codec
-from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.latent_source import LatentSource, MemoryLatents
+from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.formats.saec_writer import LatentsFacts, SaecWriter
 from saecodec.frames import frame
