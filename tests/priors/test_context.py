@@ -86,6 +86,9 @@ def test_any_prior_codes_any_codes(
     chunk = codec.pack(codes)
     assert_same_codes(codec.unpack(chunk), codes)
     assert_same_codes(decode(prior, prior.encode(codes), codes), codes)
+    latents = np.array(data.draw(st.lists(st.integers(0, prior.n_latents - 1), max_size=3)), np.int64)
+    kept = codes.to_dense() * np.isin(np.arange(prior.n_latents), latents)
+    assert_same_codes(codec.unpack_some(chunk, latents), Codes.from_dense(kept, codes.columns))
 
 
 def dense_cases() -> dict[str, np.ndarray]:

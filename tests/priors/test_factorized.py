@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saecodec import buckets
+from saecodec import buckets, rangecoder
 from saecodec.codes import Codes
 from saecodec.errors import FormatError, InputError, SaecodecError
 from saecodec.integers import pack_ints, zigzag
@@ -142,6 +142,32 @@ def test_any_prior_codes_any_codes(
     reader = ByteReader(prior.encode(codes), "chunk")
     assert_same_codes(prior.decode(reader, codes.n_rows, {}), codes)
     reader.end()
+
+
+@given(factorized_priors(), st.data())
+def test_some_latents_are_decoded_alone(
+    any_codes: AnyCodes, assert_same_codes: SameCodes, prior: FactorizedPrior, data: st.DataObject
+) -> None:
+    codes = data.draw(any_codes(prior.n_latents, signed=prior.signed, columns=False))
+    latents = np.array(data.draw(st.lists(st.integers(0, prior.n_latents - 1), max_size=4)), np.int64)
+    reader = ByteReader(prior.encode(codes), "chunk")
+    found = prior.decode_some(reader, codes.n_rows, {}, latents)
+    reader.end()
+    kept = codes.to_dense() * np.isin(np.arange(prior.n_latents), latents)
+    assert_same_codes(found, Codes.from_dense(kept))
+
+
+def test_other_groups_are_not_decoded(small: FactorizedPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[int] = []
+    decoder = rangecoder.StreamDecoder.__init__
+    monkeypatch.setattr(
+        rangecoder.StreamDecoder,
+        "__init__",
+        lambda self, data, what: (streams.append(len(data)), decoder(self, data, what))[1],
+    )
+    data = small.encode(Codes.from_dense(np.ones((20, small.n_latents), np.int64)))
+    small.decode_some(ByteReader(data, "chunk"), 20, {}, np.array([0]))
+    assert len(streams) == 2 < 2 * len(small.group_sizes)
 
 
 def test_a_prior_without_signs_refuses_negative_levels(bursty_codes: BurstyCodes) -> None:
