@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, BinaryIO, Final, Protocol
+from errno import EISDIR
+from stat import S_ISDIR
+from typing import Any, Final, Protocol
+from weakref import finalize
 
 from saecodec.errors import FormatError, InputError
 
@@ -37,23 +40,34 @@ def open_bytes(path: str | os.PathLike[str]) -> ByteSource:
 
 
 class _LocalFile:
+    """A file on a disk. It is closed at the latest when nothing refers to it."""
+
     ahead = 0
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 (close closes it)
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._close = finalize(self, os.close, self._descriptor)
+            status = os.fstat(self._descriptor)
+            if S_ISDIR(status.st_mode):
+                raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
         except OSError as error:
             raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
-        self.size = os.fstat(self._file.fileno()).st_size
+        self.size = status.st_size
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         return [self._read(start, stop) for start, stop in ranges]
 
     def _read(self, start: int, stop: int) -> bytes:
+        if not self._close.alive:  # the number may be another file's by now
+            raise InputError(f"{self.path}: is closed")
         parts, at = [], start
         while at < stop:  # one call reads 2 GiB at most
-            part = os.pread(self._file.fileno(), stop - at, at)
+            try:
+                part = os.pread(self._descriptor, stop - at, at)
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
             if not part:
                 raise _short(self.path, start, stop - start, at - start)
             parts.append(part)
@@ -61,7 +75,7 @@ class _LocalFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        self._file.close()
+        self._close()
 
 
 class _RemoteFile:

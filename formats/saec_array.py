@@ -52,7 +52,7 @@ class SaecArray:
         self._arguments: dict[str, Any] = {"sae": sae, "codec": codec, "device": device}
         self._arguments |= {"base_only": base_only, "cache_bytes": cache_bytes}
         self.file: SaecFile = open_saec(path, sae=sae, codec=codec, device=device)
-        self._base_only, self._cache = base_only, ChunkCache(cache_bytes)
+        self.base_only, self._cache = base_only, ChunkCache(cache_bytes)
 
     def __reduce__(self) -> Any:
         return _reopen, (self.file.path, self._arguments)
@@ -100,7 +100,7 @@ class SaecArray:
     def __iter__(self) -> Iterator[NDArray[Any]]:
         """The rows chunk by chunk, (n, d), flattened leading dimensions; chunks are not kept."""
         self.file.check_rows()
-        for layers in self.file.layers(base_only=self._base_only):
+        for layers in self.file.layers(base_only=self.base_only):
             yield self._rows_of(layers)
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
@@ -175,10 +175,10 @@ class SaecArray:
 
     def _chunks(self, chunks: list[int], base_only: bool) -> Iterator[Layers]:
         """Chunks, numbers in ascending order, from the cache or else the file."""
-        base_only = base_only or self._base_only
+        base_only = base_only or self.base_only
         held = {i: self._cache.get(i) for i in chunks}
         read = self.file.chunk_layers([i for i in chunks if held[i] is None], base_only=base_only)
-        keep = not self.file.header.residual or base_only == self._base_only
+        keep = not self.file.header.residual or base_only == self.base_only
         for i in chunks:
             layers = held[i]
             if layers is None:

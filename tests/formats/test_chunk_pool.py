@@ -151,5 +151,5 @@ def test_damage_is_found_in_a_process_too(
     with open_saec(path, sae=sae) as file:
         data[int(file.index.offsets[6]) + 25] ^= 1
     path.write_bytes(data)
-    with open_saec(path, sae=sae) as file, pytest.raises(FormatError, match="chunk 6.* is corrupted"):
+    with open_saec(path, sae=sae) as file, pytest.raises(FormatError, match=r"chunk 6.* is corrupted"):
         list(file.layers(jobs=2))

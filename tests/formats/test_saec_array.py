@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +38,9 @@ class Counting(MemoryFileSystem):
     """A file system in memory that notes the byte ranges that are read."""
 
     protocol = "counting"
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
-    read: list[tuple[int, int]] = []
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    read: ClassVar[list[tuple[int, int]]] = []
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:

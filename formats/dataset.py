@@ -1,0 +1,139 @@
+"""A torch dataset of activations that lie in `.saec` files, to train an SAE from: batches of rows, shuffled.
+
+Chunks are decoded whole, in random order, and the rows of a few of them are mixed: as random as reading rows one by one
+for what a training step sees, without decoding a chunk for each row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from saecodec.errors import InputError
+from saecodec.formats.saec_array import SaecArray
+from saecodec.prefetch import prefetched
+
+if TYPE_CHECKING:
+    from saecodec.codec import Codec
+    from saecodec.sae import SAE
+
+
+class SaecDataset(IterableDataset[Tensor]):
+    """Batches of rows of one or many `.saec` files, tensors (batch_rows, d).
+
+    Give it to a `DataLoader` with `batch_size=None`: its workers take different chunks, and each decodes ahead.
+
+    >>> data = SaecDataset(sorted(glob("acts/*.saec")), sae=sae, batch_rows=4096, seed=0)   # doctest: +SKIP
+    >>> for epoch in range(3):                                                               # doctest: +SKIP
+    ...     data.set_epoch(epoch)
+    ...     for x in DataLoader(data, batch_size=None, num_workers=4):
+    ...         ...
+
+    paths: files, or URLs, of rows of one width. sae, codec, base_only: see `SaecArray`. batch_rows: rows of a batch;
+    the last of a worker has fewer, unless `drop_last`. shuffle: of chunks, and of the rows of `mix_chunks` chunks,
+    which are held at a time; else rows come in the order of the files. seed: the same one, with the same epoch and
+    number of workers, gives the same batches. rank, world_size: of the processes that train together, each of which
+    gets other chunks; default those of `torch.distributed`, where that is initialized. dtype: of the tensors.
+    InputError when widths differ.
+    """
+
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        sae: SAE | None = None,
+        codec: Codec | None = None,
+        batch_rows: int = 4096,
+        shuffle: bool = True,
+        mix_chunks: int = 8,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        base_only: bool = False,
+    ) -> None:
+        if batch_rows < 1 or mix_chunks < 1:
+            raise InputError(f"batches of {batch_rows} rows of {mix_chunks} chunks were asked for, expected 1 or more")
+        names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        if not names:
+            raise InputError("no files were given: a dataset needs one file or more")
+        # The device of a decoder in a file: workers are forked or spawned, and leave cuda to the one that trains.
+        options: dict[str, Any] = {"sae": sae, "codec": codec, "device": "cpu", "base_only": base_only}
+        self.files = [SaecArray(name, cache_bytes=0, **options) for name in names]
+        widths = {file.file.header.width for file in self.files}
+        if len(widths) > 1:
+            raise InputError(f"rows of one width are needed, these files have {sorted(widths)}")
+        for file in self.files:
+            file.file.check_rows()
+        self.batch_rows, self.mix_chunks, self.drop_last, self.dtype = batch_rows, mix_chunks, drop_last, dtype
+        self._shuffle, self._seed, self._epoch = shuffle, seed, 0
+        self._rank, self._world_size = _position(rank, world_size)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.n_rows for file in self.files)
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self.files[0].file.header.width
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle otherwise than in other epochs; call it before the `DataLoader` begins one."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        worker = get_worker_info()
+        here, of = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        order = np.random.default_rng([self._seed, self._epoch])  # the same everywhere: all agree on who takes what
+        chunks = [(f, i) for f, file in enumerate(self.files) for i in np.flatnonzero(file.file.index.rows).tolist()]
+        if self._shuffle:
+            chunks = [chunks[k] for k in order.permutation(len(chunks))]
+        mine = chunks[self._rank * of + here :: self._world_size * of]
+        within = np.random.default_rng([self._seed, self._epoch, self._rank * of + here])
+        yield from _batches(prefetched(self._decoded(mine, within)), self.batch_rows, drop_last=self.drop_last)
+
+    def _decoded(self, chunks: list[tuple[int, int]], rng: np.random.Generator) -> Iterator[Tensor]:
+        """The rows of some chunks at a time, mixed; or chunk by chunk, as they are."""
+        many = self.mix_chunks if self._shuffle else 1
+        for at in range(0, len(chunks), many):
+            rows = torch.cat([torch.from_numpy(self._chunk(*chunk)) for chunk in chunks[at : at + many]]).to(self.dtype)
+            yield rows[torch.from_numpy(rng.permutation(len(rows)))] if self._shuffle else rows
+
+    def _chunk(self, f: int, i: int) -> Any:
+        file = self.files[f].file
+        (layers,) = file.chunk_layers([i], base_only=self.files[f].base_only)
+        return file.reconstruct(layers)
+
+
+def _position(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if rank is None and world_size is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    rank, world_size = rank or 0, 1 if world_size is None else world_size
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank {rank} of {world_size}: ranks are 0 to {world_size - 1}")
+    return rank, world_size
+
+
+def _batches(parts: Iterator[Tensor], n: int, *, drop_last: bool) -> Iterator[Tensor]:
+    """Rows that come in parts of any size, n at a time."""
+    left: list[Tensor] = []
+    held = 0
+    for part in parts:
+        while held + len(part) >= n:
+            yield torch.cat([*left, part[: n - held]]) if left else part[:n]
+            part = part[n - held :]
+            left, held = [], 0
+        if len(part):
+            left.append(part)
+            held += len(part)
+    if held and not drop_last:
+        yield torch.cat(left)
