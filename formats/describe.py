@@ -23,11 +23,13 @@ _OUTSIDE: Final = (
 
 
 def describe(name: str | os.PathLike[str], k: int | None = None) -> dict[str, Any]:
-    """Facts about a `.saec` file, a codec file or an SAE checkpoint; UnsupportedError when it is none of them.
+    """Facts about a `.saec` file (or URL that ends so), a codec file or an SAE checkpoint; UnsupportedError when it is none of them.
 
     k: of a top-k SAE whose checkpoint does not say it.
     """
     path = Path(name)
+    if "://" in str(name) and path.suffix == ".saec":
+        return _saec(name)
     if path.is_file():
         with open(path, "rb") as file:
             magic = file.read(len(frame_file.MAGIC))
@@ -62,7 +64,7 @@ def _sae(path: str | os.PathLike[str], k: int | None) -> dict[str, Any]:
     }
 
 
-def _saec(path: Path) -> dict[str, Any]:
+def _saec(path: str | os.PathLike[str]) -> dict[str, Any]:
     with saec.open_saec(path) as file:
         header = file.header
         bits = 8 * file.size / file.n_rows if file.n_rows else None

@@ -22,6 +22,7 @@ from saecodec.codec import Codec
 from saecodec.errors import FormatError, InputError, MissingPieceError
 from saecodec.formats import byte_source
 from saecodec.formats.array_source import MemoryArray
+from saecodec.formats.describe import describe
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.latent_source import open_latents
@@ -260,6 +261,11 @@ def test_urls_that_cannot_be_read_say_why(path: Path, sae: SAE) -> None:
     MemoryFileSystem().pipe_file("/small.saec", path.read_bytes())
     with saecodec.open("memory://small.saec", sae=sae) as small:
         assert small[2:4].shape == (2, 20, 8)
+
+
+def test_commands_take_urls(path: Path, sae: SAE) -> None:
+    MemoryFileSystem().pipe_file("/info.saec", path.read_bytes())
+    assert describe("memory://info.saec") == describe(path)
 
 
 # -- features ----------------------------------------------------------------------------------------------------------
