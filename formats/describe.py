@@ -23,7 +23,7 @@ _OUTSIDE: Final = (
 
 
 def describe(name: str | os.PathLike[str], k: int | None = None) -> dict[str, Any]:
-    """Facts about a `.saec` file (or URL that ends so), a codec file or an SAE checkpoint; UnsupportedError when it is none of them.
+    """Facts about a `.saec` file, by path or URL, a codec file or an SAE checkpoint; UnsupportedError when it is none.
 
     k: of a top-k SAE whose checkpoint does not say it.
     """

@@ -15,6 +15,7 @@ from saecodec.formats.byte_source import ByteSource
 from saecodec.formats.header import Header
 from saecodec.formats.index import Index
 from saecodec.frames import HEAD_BYTES, FrameHead
+from saecodec.prefetch import prefetched
 from saecodec.version import table_kinds
 
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
@@ -74,9 +75,11 @@ class FrameFile:
 
     def blocks(self, chunks: Iterable[int], *, base_only: bool = False) -> Iterator[tuple[int, bytes]]:
         """Number and bytes of each of some chunks: of its frame and, unless base_only, of all up to the next one, where
-        the frame of its residual is first. Nothing else is read; of a remote file much at a time."""
-        for group in _groups(((i, *self._extent(i, base_only)) for i in chunks), self._source.ahead):
-            for (i, _, _), data in zip(group, self._source.read([(a, b) for _, a, b in group]), strict=True):
+        the frame of its residual is first. Nothing else is read; of a remote file much at a time, and ahead."""
+        groups = _groups(((i, *self._extent(i, base_only)) for i in chunks), self._source.ahead)
+        read = ((group, self._source.read([(a, b) for _, a, b in group])) for group in groups)
+        for group, found in prefetched(read) if self._source.ahead else read:
+            for (i, _, _), data in zip(group, found, strict=True):
                 yield i, data
 
     def _extent(self, i: int, base_only: bool) -> tuple[int, int]:
