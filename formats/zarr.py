@@ -11,18 +11,21 @@ name the codec by its hash; the codec itself is looked up when the first chunk i
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from zarr.abc.codec import ArrayBytesCodec
+from numpy.typing import NDArray
+from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialEncodeMixin
 from zarr.core.common import parse_named_configuration
 
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.codec_lookup import find_codec, register_codec, with_its_sae
 
 if TYPE_CHECKING:
+    from zarr.abc.store import ByteSetter
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, NDBuffer
 
@@ -35,7 +38,7 @@ _DTYPES: Final = ("float16", "float32", "float64")
 
 
 @dataclass(frozen=True)
-class SaeCodec(ArrayBytesCodec):
+class SaeCodec(ArrayBytesCodec, ArrayBytesCodecPartialEncodeMixin):
     """The serializer of an array (..., d) of float16, float32 or float64.
 
     codec_id: of the codec, in hex. width: d. codec, sae: where the codec's file is, and its SAE where that file does
@@ -98,28 +101,61 @@ class SaeCodec(ArrayBytesCodec):
         """NotImplementedError: chunks differ in size."""
         raise NotImplementedError
 
-    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
-        return await asyncio.to_thread(self._encode_sync, chunk_data, chunk_spec)
-
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return await asyncio.to_thread(self._decode_sync, chunk_data, chunk_spec)
+        return await asyncio.to_thread(self._decode, chunk_data, chunk_spec)
 
-    def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
-        from saecodec.filled_rows import pack_filled
+    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
+        raise InputError(
+            f"{NAME} has to be the only codec of an array, or of the chunks in its shards: create it with "
+            "compressors=None and without filters. With others zarr would code the rows of a chunk again whenever it "
+            "writes to a part of it, which costs quality each time"
+        )
 
-        self._check(chunk_spec.shape, chunk_spec.dtype)
-        data = pack_filled(self._found(), chunk_data.as_numpy_array(), chunk_spec.fill_value)
-        packed: Buffer = chunk_spec.prototype.buffer.from_bytes(data)
-        return packed
+    async def _encode_partial_single(
+        self, byte_setter: ByteSetter, chunk_array: NDBuffer, selection: Any, chunk_spec: ArraySpec
+    ) -> None:
+        written = np.zeros(chunk_spec.shape, np.bool_)
+        written[selection] = True
+        old = None if written.all() else await byte_setter.get(prototype=chunk_spec.prototype)
+        data = await asyncio.to_thread(self._merged, old, chunk_array, selection, written, chunk_spec)
+        if data is None:
+            await byte_setter.delete()
+        else:
+            await byte_setter.set(chunk_spec.prototype.buffer.from_bytes(data))
 
-    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        from saecodec.filled_rows import unpack_filled
+    def _decode(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        from saecodec.filled_rows import FilledRows
 
-        dtype = self._check(chunk_spec.shape, chunk_spec.dtype)
-        data, shape = chunk_data.to_bytes(), chunk_spec.shape
-        rows = unpack_filled(self._found(), data, shape, dtype.name, chunk_spec.fill_value)
-        unpacked: NDBuffer = chunk_spec.prototype.nd_buffer.from_numpy_array(rows.astype(dtype, copy=False))
+        dtype, shape = self._check(chunk_spec.shape, chunk_spec.dtype), chunk_spec.shape
+        codec = self._found()
+        block = FilledRows.read(codec, chunk_data.to_bytes(), math.prod(shape[:-1]))
+        values = block.values(codec, shape, dtype.name, chunk_spec.fill_value).astype(dtype, copy=False)
+        unpacked: NDBuffer = chunk_spec.prototype.nd_buffer.from_numpy_array(values)
         return unpacked
+
+    def _merged(
+        self, old: Buffer | None, values: NDBuffer, selection: Any, written: NDArray[np.bool_], chunk_spec: ArraySpec
+    ) -> bytes | None:
+        """The bytes of a chunk after `values` were put into it, None for no chunk. Rows that were not `written` keep
+        their codes; one that was in part is coded again."""
+        from saecodec.filled_rows import FilledRows
+
+        dtype, shape, fill = self._check(chunk_spec.shape, chunk_spec.dtype), chunk_spec.shape, chunk_spec.fill_value
+        codec = self._found()
+        by_row = written.reshape(-1, self.width)
+        rows, whole = np.asarray(by_row.any(axis=1)), np.asarray(by_row.all(axis=1))
+        block = None if old is None else FilledRows.read(codec, old.to_bytes(), len(rows))
+        if block is None or (rows == whole).all():
+            x = np.full(shape, fill, dtype)
+        else:
+            x = block.values(codec, shape, dtype.name, fill).astype(dtype, copy=False)
+        given = values.as_numpy_array()
+        # An index of one dimension may be a list of one, which zarr has dropped from the values.
+        x[selection] = given if given.ndim == 0 else given.reshape(x[selection].shape)
+        new = FilledRows.of(codec, x, fill, rows)
+        if block is not None:
+            new = block.overlaid(new, rows)
+        return new.to_bytes(codec) if new.coded.any() or chunk_spec.config.write_empty_chunks else None
 
     def _found(self) -> Codec:
         return find_codec(self.codec_id, self.codec, self.sae)

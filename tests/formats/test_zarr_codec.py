@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from saecodec.codec import Codec
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
-from saecodec.filled_rows import pack_filled, unpack_filled
+from saecodec.filled_rows import FilledRows
 from saecodec.formats import codec_lookup
 from saecodec.formats.codecfile import save_codec
 from saecodec.frames import HEAD_BYTES, FrameHead, frame
@@ -60,6 +60,14 @@ def through(codec: Codec, x: NDArray[Any]) -> NDArray[Any]:
     return codec.decode(codec.encode(x)).reshape(x.shape)
 
 
+def pack_filled(codec: Codec, x: NDArray[Any], fill: float) -> bytes:
+    return FilledRows.of(codec, x, fill, np.ones(x.size // x.shape[-1], bool)).to_bytes(codec)
+
+
+def unpack_filled(codec: Codec, data: bytes, shape: tuple[int, ...], dtype: str, fill: float) -> NDArray[Any]:
+    return FilledRows.read(codec, data, int(np.prod(shape[:-1]))).values(codec, shape, dtype, fill)
+
+
 def create(path: Path, file: Path, shape: tuple[int, ...], chunks: tuple[int, ...], **options: Any) -> Any:
     options = {"dtype": "float32", "compressors": None, "serializer": SaeCodec.of(file)} | options
     return zarr.create_array(str(path), shape=shape, chunks=chunks, **options)
@@ -96,16 +104,75 @@ def test_an_array_grows_by_whole_chunks_and_shrinks(tmp_path: Path, codec: Codec
     np.testing.assert_array_equal(array[64:], 0)
 
 
-def test_rows_appended_to_a_chunk_that_is_not_full_join_it(
-    tmp_path: Path, codec: Codec, file: Path, exact_rows: Rows
+@pytest.mark.parametrize("options", [{}, {"shards": (64, WIDTH)}], ids=["chunks", "shards"])
+def test_rows_keep_their_codes_while_others_come_to_their_chunk(
+    tmp_path: Path, codec: Codec, file: Path, exact_rows: Rows, options: dict[str, Any]
 ) -> None:
-    x = exact_rows(50)
-    array = create(tmp_path / "x", file, (0, WIDTH), (32, WIDTH))
-    array.append(x[:20])
-    array.append(x[20:])
-    # What the chunk held was decoded and is coded again: rows 0 to 19 are rows of the second generation.
-    np.testing.assert_array_equal(array[:20], through(codec, through(codec, x[:20])))
-    np.testing.assert_array_equal(array[20:], through(codec, x)[20:])
+    x = exact_rows(150)
+    array = create(tmp_path / "x", file, (0, WIDTH), (32, WIDTH), **options)
+    for start in range(0, len(x), 7):
+        array.append(x[start : start + 7])
+    np.testing.assert_array_equal(array[:], through(codec, x))
+    assert (through(codec, through(codec, x)) != through(codec, x)).any()  # what coding them again would do
+
+
+@pytest.mark.parametrize("options", [{}, {"shards": (64, WIDTH)}], ids=["chunks", "shards"])
+def test_rows_are_written_into_a_part_of_a_chunk(
+    tmp_path: Path, codec: Codec, file: Path, exact_rows: Rows, options: dict[str, Any]
+) -> None:
+    x, new = exact_rows(100), exact_rows(100, seed=1)
+    array = create(tmp_path / "x", file, x.shape, (32, WIDTH), **options)
+    array[:] = x
+    expected, again = through(codec, x), through(codec, new)
+    array[40] = new[0]
+    array[3:90:9] = new[:10]
+    array[50:60] = 0
+    array[71:73] = 1.5
+    expected[40], expected[3:90:9], expected[50:60] = again[0], again[:10], 0
+    expected[71:73] = through(codec, np.full((2, WIDTH), 1.5, np.float32))
+    np.testing.assert_array_equal(array[:], expected)
+    array[30, 2:4] = 0.5  # a part of a row: all of it is coded again
+    changed = expected[30].copy()
+    changed[2:4] = 0.5
+    expected[30] = through(codec, changed[None])[0]
+    np.testing.assert_array_equal(array[:], expected)
+
+
+def test_rows_are_written_by_lists_and_masks(tmp_path: Path, codec: Codec, file: Path, exact_rows: Rows) -> None:
+    # In shards not even zarr's own codecs can do that (3.1.6).
+    x, new = exact_rows(100), exact_rows(100, seed=1)
+    array = create(tmp_path / "x", file, x.shape, (32, WIDTH))
+    array[:] = x
+    expected, again, mask = through(codec, x), through(codec, new), np.zeros(x.shape, bool)
+    mask[[20, 80]] = True
+    array.oindex[[95, 1, 99]] = new[:3]
+    array.oindex[70, :] = new[3]
+    array.vindex[mask] = new[4:6].ravel()
+    expected[[95, 1, 99]], expected[70], expected[[20, 80]] = again[:3], again[3], again[4:6]
+    np.testing.assert_array_equal(array[:], expected)
+
+
+def test_a_chunk_that_holds_nothing_but_fill_is_not_stored(tmp_path: Path, file: Path, exact_rows: Rows) -> None:
+    array = create(tmp_path / "x", file, (64, WIDTH), (32, WIDTH))
+    array[:] = exact_rows(64)
+    assert array.nchunks_initialized == 2
+    array[:32] = 0
+    assert array.nchunks_initialized == 1
+    array = create(tmp_path / "y", file, (64, WIDTH), (32, WIDTH), config={"write_empty_chunks": True})
+    array[:] = 0
+    assert array.nchunks_initialized == 2
+    np.testing.assert_array_equal(array[:], 0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"compressors": "auto"}, {"filters": [{"name": "transpose", "configuration": {"order": [0, 1]}}]}]
+)
+def test_it_is_the_only_codec_of_an_array(
+    tmp_path: Path, file: Path, exact_rows: Rows, options: dict[str, Any]
+) -> None:
+    array = create(tmp_path / "x", file, (64, WIDTH), (32, WIDTH), **options)
+    with pytest.raises(InputError, match=r"only codec .*compressors=None"):
+        array[:] = exact_rows(64)
 
 
 def test_shards_hold_chunks_that_are_coded_alone(tmp_path: Path, codec: Codec, file: Path, exact_rows: Rows) -> None:
@@ -274,7 +341,9 @@ def test_a_codec_without_its_sae_names_where_that_is(tmp_path: Path, minilm: tup
     serializer = SaeCodec.of(tmp_path / "l3.saecodec", path)
     assert serializer.to_dict()["configuration"]["sae"] == path
     codec_lookup._known.clear()
-    array = zarr.create_array({}, shape=(64, 384), chunks=(32, 384), dtype="f4", serializer=serializer, filters=None)
+    array = zarr.create_array(
+        {}, shape=(64, 384), chunks=(32, 384), dtype="f4", serializer=serializer, compressors=None
+    )
     array[:] = x[:64]
     assert np.isfinite(array[:]).all()
     assert list(codec_lookup._known) == [codec.codec_id]
@@ -318,6 +387,31 @@ def test_bytes_are_read_back_whatever_rows_are_left_out(
     found = unpack_filled(codec, pack_filled(codec, x, fill), x.shape, "float64", fill)
     expected = np.where(np.array(left_out)[:, None], fill, through(codec, np.nan_to_num(x)))
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def codec_with_residual(sae: SAE, exact_rows: Rows) -> Codec:
+    return Codec.fit(sae, exact_rows(400), step=0.25, residual=True, search="refit")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=30), st.integers(0, 99))
+def test_rows_laid_over_others_are_those_of_both(
+    codec_with_residual: Codec, exact_rows: Rows, rows: list[tuple[bool, bool, bool]], seed: int
+) -> None:
+    codec, (first, second, where) = codec_with_residual, np.array(rows, bool).T
+    x, y = (exact_rows(len(rows), seed=number) for number in (seed, seed + 1))
+    for block, filled in ((x, first), (y, second)):
+        block[:, 0] = 1.75
+        block[filled] = np.nan
+    old = FilledRows.read(codec, pack_filled(codec, x, np.nan), len(rows))
+    both = old.overlaid(FilledRows.of(codec, y, np.nan, where), where).to_bytes(codec)
+    found = unpack_filled(codec, both, x.shape, "float32", np.nan)
+    expected = np.where(
+        where[:, None],
+        unpack_filled(codec, pack_filled(codec, y, np.nan), x.shape, "float32", np.nan),
+        unpack_filled(codec, pack_filled(codec, x, np.nan), x.shape, "float32", np.nan),
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_every_byte_of_a_chunk_counts(codec: Codec, exact_rows: Rows) -> None:
