@@ -444,3 +444,19 @@ def test_a_chunk_of_another_shape_is_refused(codec: Codec, exact_rows: Rows) -> 
     assert unpack_filled(codec, data, (3, 4, 8), "float32", 0).shape == (3, 4, 8)
     with pytest.raises(FormatError, match="holds 12 rows where 11 are expected"):
         unpack_filled(codec, data, (11, 8), "float32", 0)
+
+
+# -- the document ------------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_document_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("xarray"), pytest.importorskip("dask.array")
+    text = (Path(__file__).parents[2] / "docs" / "zarr.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in text.split("```python\n")[1:]:
+        exec(block.partition("```")[0], names)
+    rows = names["rows"].astype(np.float32)
+    expected = names["codec"].decode(names["codec"].encode(rows, chunk_rows=1024))
+    for array in (names["again"], names["sharded"], names["acts"]):
+        np.testing.assert_allclose(np.asarray(array[:], np.float32), expected, atol=2e-3, rtol=1e-3)
