@@ -12,6 +12,7 @@ from saecodec.cli.compare import compare
 from saecodec.cli.decode import decode
 from saecodec.cli.demo import demo
 from saecodec.cli.encode import encode
+from saecodec.cli.export import export
 from saecodec.cli.fit import fit
 from saecodec.cli.info import info
 from saecodec.cli.measure import measure
@@ -52,5 +53,5 @@ def app() -> None:
     """
 
 
-for command in (demo, measure, compare, encode, decode, fit, bench, info, verify):
+for command in (demo, measure, compare, encode, decode, export, fit, bench, info, verify):
     app.add_command(command)

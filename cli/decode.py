@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from saecodec.cli.latents import decode_stored, refuse_options
 from saecodec.cli.options import RowRange, codec_option, device_option, force_option, jobs_option, sae_option
+
+_DECODED_OPTIONS = (
+    click.option(
+        "--rows",
+        type=RowRange(),
+        help="Only these flattened rows (gives one leading dimension); -100: is the last hundred.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float16", "bfloat16", "float32", "float64"]),
+        help="Of the output; default: that of the input that was encoded.",
+    ),
+    jobs_option,
+)
+
+
+def decoded_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options --rows, --dtype and --jobs, of what is decoded."""
+    for option in reversed(_DECODED_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.command(short_help="Decode a .saec file into an array file.")
@@ -17,7 +41,8 @@ from saecodec.cli.options import RowRange, codec_option, device_option, force_op
     "--output",
     required=True,
     metavar="OUT",
-    help="Array file to write: .npy, .npz, .safetensors, .pt. With --latents .npz, .pt, or a folder.",
+    help="Array to write: .npy, .npz, .safetensors, .pt, .parquet, or a .zarr folder. With --latents .npz, .pt, or a "
+    "folder.",
 )
 @click.option(
     "--latents",
@@ -25,19 +50,9 @@ from saecodec.cli.options import RowRange, codec_option, device_option, force_op
     help="Write feature activations: a scipy CSR .npz, a torch sparse .pt, or the folder of a delphi cache. Of a file "
     "made with encode --latents no SAE is needed.",
 )
-@click.option(
-    "--rows",
-    type=RowRange(),
-    help="Only these flattened rows (gives one leading dimension); -100: is the last hundred.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "bfloat16", "float32", "float64"]),
-    help="Of the output; default: that of the input that was encoded.",
-)
+@decoded_options
 @click.option("--base-only", is_flag=True, help="Without the residual layer.")
 @device_option
-@jobs_option
 @force_option
 def decode(
     input: str,
@@ -47,9 +62,9 @@ def decode(
     latents: bool,
     rows: tuple[int | None, int | None] | None,
     dtype: str | None,
+    jobs: int | None,
     base_only: bool,
     device: str,
-    jobs: int | None,
     force: bool,
 ) -> None:
     """Decode a .saec file into an array file.
@@ -63,27 +78,60 @@ def decode(
       saecodec decode --latents latents.saec --rows :1000 --dtype float32 -o z.npz
       saecodec decode --latents acts.saec -s path/to/sae -o z.npz
     """
-    from saecodec.cli.options import load_pieces, row_range
-    from saecodec.cli.progress import progress_bar
-    from saecodec.formats.array_sinks import resolve_output_format
-    from saecodec.formats.atomic import check_output_path
-    from saecodec.formats.decoding import decode_file
-    from saecodec.formats.saec import open_saec
-
     if latents:
         refuse_options({"--base-only": base_only}, "feature activations are of the base layer anyway: leave it out")
         decode_stored(
-            input, output, sae=sae, codec=codec, rows=rows, dtype=dtype, device=device, jobs=jobs, force=force
+            input, output, sae=sae, codec=codec, rows=rows, dtype=dtype, jobs=jobs, device=device, force=force
         )
         return
-    check_output_path(output, force=force)
+    decode_rows(
+        input,
+        output,
+        base_only=base_only,
+        sae=sae,
+        codec=codec,
+        rows=rows,
+        dtype=dtype,
+        jobs=jobs,
+        device=device,
+        force=force,
+    )
+
+
+def decode_rows(
+    input: str,
+    output: str,
+    *,
+    base_only: bool = False,
+    sae: str | None,
+    codec: str | None,
+    rows: tuple[int | None, int | None] | None,
+    dtype: str | None,
+    jobs: int | None,
+    device: str,
+    force: bool,
+) -> None:
+    """Write the rows of a file."""
+    from saecodec.cli.options import load_pieces, row_range
+    from saecodec.cli.progress import progress_bar
+    from saecodec.formats.array_sinks import check_array_output
+    from saecodec.formats.decoding import decode_file
+    from saecodec.formats.saec import open_saec
+
     with open_saec(input) as probe:
         probe.check_rows()
-        resolve_output_format(output, dtype or probe.dtype)
+        check_array_output(output, dtype or probe.dtype, force=force)
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
         shape = decode_file(
-            file, output, rows=chosen, dtype=dtype, base_only=base_only, force=force, progress=progress, jobs=jobs
+            file,
+            output,
+            rows=chosen,
+            dtype=dtype,
+            base_only=base_only,
+            force=force,
+            progress=progress,
+            jobs=jobs,
         )
         click.echo(f"{output}: {dtype or file.dtype} array of shape {shape}")

@@ -1,4 +1,5 @@
-"""Writing activation arrays: rows go in as float32 and leave as `.npy`, `.npz`, `.safetensors` or `.pt`.
+"""Writing activation arrays: rows go in as float32 and leave as `.npy`, `.npz`, `.safetensors`, `.pt`, `.parquet` or
+a `.zarr` folder.
 
 The values are little-endian and C-ordered, and the file appears only when every row has been written. All formats but
 `.pt` are streamed; `.pt` is collected in memory, because torch writes whole tensors.
@@ -20,7 +21,11 @@ import numpy.typing as npt
 
 from saecodec.errors import OutputError
 from saecodec.formats.array_source import ITEM_BYTES, FloatRows
-from saecodec.formats.atomic import atomic_output
+from saecodec.formats.atomic import atomic_folder, atomic_output, check_output_folder, check_output_path
+from saecodec.formats.optional_library import load_library
+from saecodec.formats.parquet_sink import parquet_rows
+from saecodec.formats.zarr_arrays import load_zarr
+from saecodec.formats.zarr_sink import is_zarr_part, zarr_rows
 from saecodec.stored_floats import STORED, narrowed
 
 _Store = Callable[[npt.NDArray[Any]], object]
@@ -28,6 +33,7 @@ _Store = Callable[[npt.NDArray[Any]], object]
 
 _SAFETENSORS_CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 _HOLD_BFLOAT16 = (".safetensors", ".pt", ".pth")
+_FOLDER = ".zarr"
 
 
 class ArraySink:
@@ -83,12 +89,13 @@ def create_array(
 ) -> Iterator[ArraySink]:
     """Yield a sink for an array of this shape and dtype; the file appears when the block ends and all rows are in.
 
-    `key` names the array in formats that have names (`.npz`, `.safetensors`); a `.pt` holds the bare tensor. A shape
-    (..., d) takes its rows flattened, (d,) takes one.
+    `key` names the array in formats that have names (`.npz`, `.safetensors`, `.parquet`); a `.pt` or `.zarr` holds the
+    bare array. A shape (..., d) takes its rows flattened, (d,) takes one.
 
     Raises:
-        OutputError: the format cannot hold it (see `resolve_output_format`), the shape has no rows of at least one
-            value, `path` is refused (see `check_output_path`), the rows do not fit the shape, or writing fails.
+        OutputError: `path` is refused (see `check_array_output`), the shape has no rows of at least one value, the rows
+            do not fit the shape, or writing fails.
+        InputError: the library of the format is not installed.
     """
     name = os.fspath(path)
     extension = resolve_output_format(path, dtype)
@@ -97,10 +104,31 @@ def create_array(
         raise OutputError(f"{name}: has shape {shape}; expected rows of at least one value, (..., width)")
     if key == "__metadata__" and extension == ".safetensors":
         raise OutputError(f"{name}: the key {key!r} is reserved in .safetensors; choose another key")
-    with atomic_output(path, force=force) as file, _WRITERS[extension](file, shape, dtype, key) as store:
+    if extension == _FOLDER:
+        output: AbstractContextManager[Any] = atomic_folder(path, force=force, mine=is_zarr_part)
+    else:
+        output = atomic_output(path, force=force)
+    with output as target, _WRITERS[extension](target, shape, dtype, key) as store:
         sink = ArraySink(name, shape, dtype, store)
         yield sink
         sink.finish()
+
+
+def check_array_output(path: str | os.PathLike[str], dtype: str, *, force: bool = False) -> None:
+    """Raise unless an array of this dtype can be made under `path`; costs nothing, so call it before long work.
+
+    Raises:
+        OutputError: see `resolve_output_format`, `check_output_path` and, for a `.zarr`, `check_output_folder`.
+        InputError: the library of the format is not installed.
+    """
+    extension = resolve_output_format(path, dtype)
+    if extension == _FOLDER:
+        load_zarr(os.fspath(path))
+        check_output_folder(path, force=force, mine=is_zarr_part)
+        return
+    if extension == ".parquet":
+        load_library("pyarrow.parquet", "arrow", os.fspath(path))
+    check_output_path(path, force=force)
 
 
 def resolve_output_format(path: str | os.PathLike[str], dtype: str) -> str:
@@ -171,12 +199,15 @@ def _torch(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -> Iter
     torch.save(tensor.reshape(shape), file)
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, tuple[int, ...], str, str], AbstractContextManager[_Store]]] = {
+# Of the output, a file or for `.zarr` the name of a folder; shape, dtype and key.
+_WRITERS: dict[str, Callable[[Any, tuple[int, ...], str, str], AbstractContextManager[_Store]]] = {
     ".npy": _npy,
     ".npz": _npz,
     ".safetensors": _safetensors,
     ".pt": _torch,
     ".pth": _torch,
+    ".parquet": parquet_rows,
+    ".zarr": zarr_rows,
 }
 EXTENSIONS = tuple(_WRITERS)
 """Endings of the names of array files."""

@@ -43,7 +43,7 @@ def open_parquet(path: str, key: str | None) -> ArraySource:
         first = next(pieces(1), None)
         if first is None:
             first = schema.empty_table().column(index).combine_chunks()
-        return ListColumn(path, f"{path}[{name!r}]", n_rows, first, pieces)
+        return ListColumn(path, f"{path}[{name!r}]", n_rows, first, pieces, schema.metadata)
 
 
 def open_arrow(path: str, key: str | None) -> ArraySource:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,52 @@ from saecodec.formats.array_blocks import BLOCK_BYTES, BlockArray
 from saecodec.formats.array_keys import Listed, choose
 from saecodec.formats.array_source import ITEM_BYTES, bad_dtype
 
+SHAPE = "saecodec.shape"
+"""Key of a schema's metadata: the shape, as JSON, of an array whose rows are the lists of a column."""
+
 _DTYPES = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
 class ListColumn(BlockArray):
     """A column of `n_rows` nested lists, (n_rows, *lengths); the lengths are those of its first row.
 
-    first: a column of one row, or of none. pieces: yields the column, in pieces of about so many rows.
+    first: a column of one row, or of none. pieces: yields the column, in pieces of about so many rows. metadata: the
+    schema's, which may say how the rows of another shape were flattened.
     """
 
-    def __init__(self, path: str, where: str, n_rows: int, first: Any, pieces: Callable[[int], Iterator[Any]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        where: str,
+        n_rows: int,
+        first: Any,
+        pieces: Callable[[int], Iterator[Any]],
+        metadata: Mapping[bytes, bytes] | None = None,
+    ) -> None:
         lengths, dtype = _lengths(first, where), _dtype(value_type(first.type), where)
-        super().__init__(path, (n_rows, *lengths), dtype)
+        shape = (n_rows, *lengths)
+        super().__init__(path, _unflattened(shape, metadata or {}), dtype)
+        self._lengths = lengths
         self._where = where
         self._pieces = pieces
 
     def _blocks(self) -> Iterator[npt.NDArray[Any]]:
-        lengths, row = self.shape[1:], 0
+        lengths, row = self._lengths, 0
         row_bytes = math.prod(lengths) * ITEM_BYTES[self.dtype]
         for piece in self._pieces(max(1, BLOCK_BYTES // max(1, row_bytes))):
             yield _values(piece, lengths, self._where, row)
             row += len(piece)
+
+
+def _unflattened(shape: tuple[int, ...], metadata: Mapping[bytes, bytes]) -> tuple[int, ...]:
+    """The shape of an array before its rows became a column (T, d); `shape` where nothing, or nonsense, is said."""
+    try:
+        said = json.loads(metadata.get(SHAPE.encode(), b"null"))
+    except ValueError:
+        return shape
+    if not (isinstance(said, list) and said and all(type(n) is int and n >= 0 for n in said)):
+        return shape
+    return tuple(said) if (math.prod(said[:-1]), said[-1]) == shape else shape
 
 
 def choose_column(path: str, schema: Any, key: str | None) -> int:

@@ -5,13 +5,16 @@ Magic, then the frames of `Codec.to_bytes`, then optionally a weights frame `SAE
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.atomic import atomic_output
+from saecodec.formats.optional_library import library_errors, load_library
 from saecodec.frames import HEAD_BYTES, FrameHead, field, frame, known_frames, unpack_record
 from saecodec.version import check_version
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 MAGIC: Final = b"\x89SAEM\r\n\x1a"
 WEIGHTS: Final = "SAEW"
 EMBED: Final = ("none", "sae")
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
 def save_codec(codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = False, force: bool = False) -> None:
@@ -41,9 +45,10 @@ def save_codec(codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = 
 
 
 def load_codec(path: str | os.PathLike[str], device: str = "auto") -> Codec:
-    """Read a codec file; its SAE is set when the file embeds it, on `device` ("auto": cuda where there is one).
+    """Read a codec file, from a path or a URL (of fsspec); its SAE is set when the file embeds it, on `device` ("auto":
+    cuda where there is one).
 
-    FormatError when it is not a codec file.
+    InputError when it cannot be read, FormatError when it is not a codec file.
     """
     from saecodec.codec import Codec
 
@@ -68,7 +73,8 @@ def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
     sizes: dict[str, int] = {}
     facts: dict[str, Any] = {}
     with _opened(path) as file:
-        left = os.fstat(file.fileno()).st_size - len(MAGIC)
+        left = file.seek(0, os.SEEK_END) - len(MAGIC)
+        file.seek(len(MAGIC))
         while left:
             head = FrameHead.parse(file.read(HEAD_BYTES), left - HEAD_BYTES, name)
             sizes[head.kind] = head.length
@@ -92,12 +98,19 @@ def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """The file behind its magic."""
+    """The file, or what a URL names, behind its magic."""
     name = os.fspath(path)
-    try:
-        file = open(path, "rb")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror})") from error
+    file: BinaryIO
+    if _URL.match(name):
+        fsspec = load_library("fsspec", "zarr", name)
+        with library_errors(name):
+            system, inner = fsspec.core.url_to_fs(name)
+            file = io.BytesIO(system.cat_file(inner))
+    else:
+        try:
+            file = open(path, "rb")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror})") from error
     with file:
         if file.read(len(MAGIC)) != MAGIC:
             raise FormatError(f"{name}: not a codec file (it does not begin with the magic {MAGIC!r})")

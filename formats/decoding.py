@@ -32,7 +32,7 @@ def decode_file(
     progress: Progress = no_progress,
     jobs: int | None = 1,
 ) -> tuple[int, ...]:
-    """Decode into an array file (`.npy`, `.npz`, `.safetensors`, `.pt`) and return its shape.
+    """Decode into an array file, of one of `array_sinks.EXTENSIONS`, and return its shape.
 
     rows: start and stop over flattened rows, which gives one leading dimension; None is all rows in the shape that was
     encoded. dtype: of the output, by default the input's. base_only: without the residual layer, whose chunks are not

@@ -25,7 +25,7 @@ from saecodec.progress import Progress, no_progress
 from saecodec.stored_floats import STORED
 
 _MATRICES: Final = (".npz", ".pt", ".pth")
-_FILES: Final = (".npy", ".safetensors", ".saec", ".saecodec", ".csv", ".json", ".parquet", ".h5", ".zip")
+_FILES: Final = (".npy", ".safetensors", ".saec", ".saecodec", ".csv", ".json", ".parquet", ".zarr", ".h5", ".zip")
 """What is no folder's name; others with a dot may be, as `model.layers.3`."""
 _N_SPLITS: Final = 5  # delphi's default
 

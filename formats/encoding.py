@@ -31,7 +31,7 @@ from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
 from saecodec.rows import needs_sequences
 from saecodec.sae import SAE
-from saecodec.search import MODES
+from saecodec.search import fitted_search
 from saecodec.sequences import Chunking, ids_of_shape
 from saecodec.side import scales_of
 from saecodec.steering import Activations, Steering
@@ -240,9 +240,8 @@ def _goal_with(codec: Codec | None, goal: Goal | None) -> Goal:
         return goal
     if goal.step_given:
         raise InputError("the step comes from the codec: leave --step out, or leave -c out to fit on the input itself")
-    fitted_with = codec.info.get("search", "none")
-    if goal.target is None and not goal.search_given and fitted_with in MODES:
-        goal = replace(goal, search=fitted_with)  # its tables describe such codes
+    if goal.target is None and not goal.search_given:
+        goal = replace(goal, search=fitted_search(codec.info))
     if goal.residual and codec.residual is None:
         raise InputError("this codec has no residual layer: fit one that has (saecodec fit --residual)")
     if goal.target is not None and goal.search == "none" and codec.residual is None:

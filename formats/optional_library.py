@@ -1,4 +1,4 @@
-"""Libraries that only some inputs need: imported when such an input comes, their errors turned into ours."""
+"""Libraries that only some files need: imported when such a file comes, their errors turned into ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saecodec.errors import InputError, SaecodecError
 
 
 def load_library(name: str, extra: str, path: str) -> Any:
-    """The module `name`, to read `path` with; InputError names the extra of saecodec that installs it."""
+    """The module `name`, for `path`; InputError names the extra of saecodec that installs it."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # a broken install raises nearly anything
@@ -21,7 +21,7 @@ def load_library(name: str, extra: str, path: str) -> Any:
         else:
             found = f"is installed, but fails when it is imported ({type(error).__name__}: {error})"
         way_out = f"pip install 'saecodec[{extra}]'"
-        raise InputError(f"{path}: reading it needs {library}, which {found}: {way_out}") from error
+        raise InputError(f"{path}: needs {library}, which {found}: {way_out}") from error
 
 
 @contextmanager

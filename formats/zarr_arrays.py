@@ -35,16 +35,22 @@ def is_zarr(folder: str) -> bool:
     return any(os.path.isfile(os.path.join(folder, mark)) for mark in _MARKS)
 
 
+def load_zarr(path: str) -> Any:
+    """The library, for `path`; InputError without it, UnsupportedError where it is too old."""
+    zarr = load_library("zarr", "zarr", path)
+    if int(zarr.__version__.split(".")[0]) < 3:
+        raise UnsupportedError(
+            f"{path}: needs zarr 3 (Python 3.11 or later), and zarr {zarr.__version__} is installed: "
+            "pip install 'saecodec[zarr]'"
+        )
+    return zarr
+
+
 class ZarrArray(BlockArray):
     """An array of a zarr store, read a few chunks at a time; `key` is its path in a group."""
 
     def __init__(self, path: str, key: str | None) -> None:
-        self._zarr = load_library("zarr", "zarr", path)
-        if int(self._zarr.__version__.split(".")[0]) < 3:
-            raise UnsupportedError(
-                f"{path}: reading it needs zarr 3 (Python 3.11 or later), and zarr {self._zarr.__version__} is "
-                "installed: pip install 'saecodec[zarr]'"
-            )
+        self._zarr = load_zarr(path)
         self._key: str | None = None
         with library_errors(path):
             node = self._open(path)

@@ -161,14 +161,27 @@ class Codec:
         (..., position, d) from their shape.
         """
         from saecodec.batches import stream_batches
+
+        parts = self.layers(x, chunk_rows=chunk_rows, search=search, slope=slope, seq=seq)
+        return b"".join(data for chunk in stream_batches(self.pack, parts) for data in chunk)
+
+    def layers(
+        self,
+        x: NDArray[np.floating[Any]],
+        *,
+        chunk_rows: int = DEFAULT_CHUNK_ROWS,
+        search: Mode = "none",
+        slope: float = DEFAULT_SLOPE,
+        seq: NDArray[np.integer[Any]] | None = None,
+    ) -> Iterator[Layers]:
+        """What `encode` packs, chunk by chunk."""
         from saecodec.row_coder import RowCoder
 
         sae = self._sae()
         rows, ids = given_rows(x, sae, self.latents.prior.name, seq)
         chunking = Chunking.of(len(rows), chunk_rows, ids)
         coder = RowCoder(self, search, slope, scales=scales_of(sae, [rows], chunking.ids))
-        parts = (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
-        return b"".join(data for chunk in stream_batches(self.pack, parts) for data in chunk)
+        return (coder(rows[a:b], a).labelled(chunking, a) for a, b in chunking.spans())
 
     @cached_property
     def coder(self) -> ChunkCoder:

@@ -7,8 +7,9 @@ chosen among the latents that the SAE's encoder finds likeliest. Both round in c
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,12 @@ MODES: Final = ("none", "refit", "pursuit")
 _MIN_CANDIDATES: Final = 64
 _CANDIDATES_PER_ACTIVE: Final = 1.5
 _PADDING_PARTS: Final = 8
+
+
+def fitted_search(info: Mapping[str, Any]) -> Mode:
+    """The search that a codec was fitted with, by its `info`: its tables describe such codes."""
+    found = info.get("search")
+    return cast(Mode, found) if found in MODES else "none"
 
 
 @dataclass(frozen=True, eq=False)

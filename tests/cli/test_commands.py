@@ -192,7 +192,7 @@ def test_info_does_not_import_torch(folder):
         subprocess.run([sys.executable, "-c", code, str(folder / name)], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("command", ["demo", "measure", "encode", "decode", "fit", "info", "verify"])
+@pytest.mark.parametrize("command", ["demo", "measure", "encode", "decode", "export", "fit", "info", "verify"])
 def test_every_command_has_help(command):
     output = run(command, "--help").output
     assert "Examples:" in output or command == "demo"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import sys
+import tracemalloc
 import zipfile
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,18 +20,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from saecodec.errors import OutputError
-from saecodec.formats.array_sinks import ArraySink, create_array, resolve_output_format
+from saecodec.errors import InputError, OutputError
+from saecodec.formats.array_sinks import ArraySink, check_array_output, create_array, resolve_output_format
 from saecodec.formats.arrays import ArraySource, open_array
 from saecodec.stored_floats import float32_to_bfloat16
 
-FORMATS = [".npy", ".npz", ".safetensors", ".pt", ".pth"]
+
+def imports(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except Exception:  # not installed, or zarr beside zfpy, where it cannot be imported
+        return False
+    return True
+
+
+EXTRAS = [extension for extension, library in ((".parquet", "pyarrow"), (".zarr", "zarr")) if imports(library)]
+FORMATS = [".npy", ".npz", ".safetensors", ".pt", ".pth", *EXTRAS]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 CODED = [
     (extension, dtype)
     for extension in FORMATS
     for dtype in DTYPES
-    if dtype != "bfloat16" or extension not in (".npy", ".npz")
+    if dtype != "bfloat16" or extension in (".safetensors", ".pt", ".pth")
 ]
 SHAPES = [(7,), (0, 7), (5, 7), (2, 3, 7), (2, 0, 7), (2, 1, 3, 7)]
 
@@ -79,6 +92,13 @@ def test_what_is_written_reads_back_here_and_with_the_library_of_the_format(
             loaded = torch.from_numpy(archive["acts"])
     elif extension == ".safetensors":
         loaded = safetensors.torch.load_file(path)["acts"]
+    elif extension == ".parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(path)
+        assert str(table.schema.field("acts").type).startswith("fixed_size_list<")
+        lists = table.column("acts").combine_chunks()
+        loaded = torch.from_numpy(lists.flatten().to_numpy(zero_copy_only=False).copy()).reshape(shape)
+    elif extension == ".zarr":
+        loaded = torch.from_numpy(pytest.importorskip("zarr").open_array(str(path), mode="r")[...])
     else:
         loaded = torch.load(path, weights_only=True)
     assert loaded.dtype == getattr(torch, dtype)
@@ -172,7 +192,7 @@ def test_rows_of_another_width_or_dtype_are_refused(tmp_path: Path, rows: npt.ND
         write_blocks(create_array(tmp_path / "a.npy", (2, 3), "float32"), rows)
 
 
-@pytest.mark.parametrize("extension", [".npy", ".npz"])
+@pytest.mark.parametrize("extension", [".npy", ".npz", *EXTRAS])
 def test_bfloat16_is_refused_where_the_format_has_none(tmp_path: Path, extension: str) -> None:
     with pytest.raises(OutputError, match=r"no bfloat16; write to .safetensors or .pt.* --dtype float32"):
         resolve_output_format(f"a{extension}", "bfloat16")
@@ -207,3 +227,80 @@ def test_an_existing_file_is_replaced_only_with_force(tmp_path: Path) -> None:
         write(tmp_path / "a.npy", values((2, 7)))
     write(tmp_path / "a.npy", values((2, 7)), force=True)
     assert open_array(tmp_path / "a.npy").shape == (2, 7)
+
+
+@pytest.mark.skipif(".zarr" not in EXTRAS, reason="needs zarr")
+@pytest.mark.parametrize(
+    "shape, chunk", [((9000, 3), (4096, 3)), ((3, 4500, 2), (1, 4096, 2)), ((9, 1000, 2), (4, 1000, 2))], ids=str
+)
+def test_a_zarr_array_is_written_chunk_by_chunk(tmp_path: Path, shape: tuple[int, ...], chunk: tuple[int, ...]) -> None:
+    zarr = importlib.import_module("zarr")
+    path, tensor = tmp_path / "a.zarr", values(shape)
+    tensor[0] = 0
+    write(path, tensor, batch_rows=999)
+    array = zarr.open_array(str(path), mode="r")
+    assert array.chunks == chunk
+    np.testing.assert_array_equal(array[...], tensor.numpy())
+    n_chunks = np.prod([-(-n // c) for n, c in zip(shape, chunk, strict=True)])
+    assert len(list(path.iterdir())) == 1 + n_chunks  # those of zeros, too
+    assert all(part.is_file() for part in path.iterdir())
+
+
+@pytest.mark.skipif(".zarr" not in EXTRAS, reason="needs zarr")
+def test_a_zarr_array_is_replaced_with_force_and_another_folder_never(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    write(path, values((1, 7)))
+    for check in (lambda: check_array_output(path, "float32"), lambda: write(path, values((2, 7)))):
+        with pytest.raises(OutputError, match="already exists; pass --force"):
+            check()
+    write(path, values((2, 7)), force=True)
+    assert open_array(path).shape == (2, 7)
+    (path / "notes.txt").touch()
+    for check in (
+        lambda: check_array_output(path, "float32", force=True),
+        lambda: write(path, values((3, 7)), force=True),
+    ):
+        with pytest.raises(OutputError, match=r"is not replaced, because it holds 'notes\.txt'"):
+            check()
+    assert open_array(path).shape == (2, 7)
+
+
+@pytest.mark.skipif(".parquet" not in EXTRAS, reason="needs pyarrow")
+def test_a_parquet_file_has_a_row_group_for_each_batch_and_says_its_shape(tmp_path: Path) -> None:
+    parquet = importlib.import_module("pyarrow.parquet")
+    write(tmp_path / "a.parquet", values((5, 7)), batch_rows=2)
+    write(tmp_path / "b.parquet", values((2, 3, 7)), batch_rows=4)
+    with parquet.ParquetFile(tmp_path / "a.parquet") as file:
+        assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 2, 1]
+        assert file.schema_arrow.metadata is None
+    with parquet.ParquetFile(tmp_path / "b.parquet") as file:
+        assert file.schema_arrow.metadata == {b"saecodec.shape": b"[2, 3, 7]"}
+        table = file.read()
+    for said in ("[3, 2, 7]", "[6, 7, 1]", "[2, 3]", "[-2, -3, 7]", "{", "3", "[[2], 3, 7]"):
+        parquet.write_table(table.replace_schema_metadata({"saecodec.shape": said}), tmp_path / "c.parquet")
+        assert open_array(tmp_path / "c.parquet").shape == ((3, 2, 7) if said == "[3, 2, 7]" else (6, 7))
+
+
+@pytest.mark.parametrize("extension", EXTRAS)
+def test_memory_stays_flat_while_an_array_is_written(tmp_path: Path, extension: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(4096, 64)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        with create_array(tmp_path / f"a{extension}", (30 * 4096, 64), "float32") as sink:
+            for _ in range(30):
+                sink.write(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * rows.nbytes
+
+
+@pytest.mark.parametrize("extension, library", [(".parquet", "pyarrow"), (".zarr", "zarr")])
+def test_a_library_that_is_missing_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, library: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=rf"a{extension}: needs {library}, .*pip install 'saecodec\["):
+        check_array_output(tmp_path / f"a{extension}", "float32")
