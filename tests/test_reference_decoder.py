@@ -32,6 +32,7 @@ from saecodec.formats.decoding import verify_file
 from saecodec.formats.decoding_latents import latent_rows
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.header import Header
+from saecodec.formats.recovering import recover_file
 from saecodec.formats.saec import Index
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.weights import pack_weights, unpack_weights
@@ -1678,3 +1679,55 @@ def test_golden_chunks_decode_alike(path):
     codes = latents.unpack(chunk)
     np.testing.assert_array_equal(_levels(found.rows, codes.n_latents), codes.to_dense())
     assert found.columns == {name: values.tolist() for name, values in codes.columns.items()}
+
+
+def _ends_of_trailers(data: bytes) -> list[int]:
+    return [frame.offset + frame.size for frame in reference.frames_of(data, 8) if frame.kind == "TAIL"]
+
+
+def test_every_generation_is_a_file_to_both(tmp_path):
+    data = (GOLDEN / "appended.saec").read_bytes()
+    ends = _ends_of_trailers(data)
+    assert len(ends) == 3
+    for end, blocks in zip(ends, (2, 3, 5), strict=True):
+        (tmp_path / "prefix.saec").write_bytes(data[:end])
+        with saecodec.open(tmp_path / "prefix.saec") as file:
+            assert verify_file(file).rows == 40 * blocks
+            assert file.shape == (blocks, 40, 8)
+        assert reference.read_saec(data[:end]).shape == [blocks, 40, 8]
+
+
+def _damaged(draw: Callable[..., Any], data: bytes) -> bytes:
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(data)))
+        kind = draw(st.sampled_from(["flip", "cut", "leave out", "put in", "twice"]))
+        length = draw(st.integers(1, 300))
+        piece = {
+            "flip": bytes([*data[at : at + 1]]).translate(bytes(b ^ 16 for b in range(256))) + data[at + 1 :],
+            "cut": b"",
+            "leave out": data[at + length :],
+            "put in": draw(st.binary(max_size=40)) + data[at:],
+            "twice": data[max(at - length, 0) :],
+        }[kind]
+        data = data[:at] + piece
+    return data
+
+
+@pytest.mark.parametrize("name", ["appended", "residual", "none"])
+@given(drawn=st.data())
+def test_both_recover_the_same_chunks_of_a_damaged_file(name, tmp_path_factory, drawn):
+    folder = tmp_path_factory.mktemp("r")
+    data = _damaged(drawn.draw, (GOLDEN / f"{name}.saec").read_bytes())
+    (folder / "torn").write_bytes(data)
+    try:
+        wanted = reference.recover_saec(data)
+    except reference.Refused:
+        with pytest.raises(saecodec.SaecodecError):
+            recover_file(folder / "torn", folder / "out.saec")
+        return
+    found = recover_file(folder / "torn", folder / "out.saec")
+    out = (folder / "out.saec").read_bytes()
+    chunks, leading = reference.recover_saec(out)
+    assert (chunks, leading) == (wanted[0], list(wanted[1]))
+    assert (found.chunks, list(found.shape[:-1])) == (len(chunks), leading)
+    assert len(_ends_of_trailers(out)) == 1
