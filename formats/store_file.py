@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from saecodec.errors import OutputError
-from saecodec.formats.atomic import PARTIAL, check_output_path, new_partial, publish, reporting
+from saecodec.formats.atomic import PARTIAL, check_output_path, new_partial, publish
 from saecodec.formats.file_lock import locked
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class StoreFile:
                     raise OutputError(
                         f"{self.path}: there is no such file to append to; leave --append (append=True) out to make one"
                     )
-                with reporting(path):
+                with self.writing():
                     opened.enter_context(locked(self._name, path))
             else:
                 check_output_path(path, force=force)

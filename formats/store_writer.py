@@ -47,8 +47,8 @@ class StoreWriter:
         self._file, self._frames, self._coder = file, frames, coder
         self._buffer, self._row_shape = RowBuffer(chunk_rows), row_shape
         self._inner, self._with_ids = inner, with_ids  # None until rows tell
-        self._chunks_before, self._accepted, self._closed = frames.n_chunks, frames.n_rows, False
-        self._new = not frames.n_chunks and file.end == 0
+        self._accepted, self._closed = frames.n_rows, False
+        self._end = file.end  # of the last generation
 
     @property
     def n_rows(self) -> int:
@@ -179,9 +179,10 @@ class StoreWriter:
             self._code(self._buffer.n_rows)
 
     def _finish(self) -> None:
-        if self._new or self._frames.n_chunks > self._chunks_before:
+        if self._frames.at > self._end:
             with self._file.writing():
                 self._frames.finish(leading_of(self._frames.n_rows, self._inner or ()))
+            self._end = self._frames.at
 
     def _leave(self) -> None:
         """Keep what can be kept: code what waits if that is possible, and give all chunks their index."""

@@ -275,3 +275,17 @@ def test_a_process_that_is_killed_loses_no_complete_chunk(tmp_path: Path, codec:
             encode_array(MemoryArray(rows[:40]), path, codec=codec, chunk_rows=8, force=True)
         else:
             left.unlink()
+
+
+def test_what_an_encode_has_done_can_be_recovered_at_any_moment(tmp_path: Path, layered: Codec, rows: Array) -> None:
+    seen: list[int] = []
+
+    def progress(stage: str, done: int, total: int, note: str = "", /) -> None:
+        if stage == "encode":
+            result = recover_file(tmp_path / "a.saec.partial", tmp_path / "out.saec", force=True)
+            assert (result.rows, result.skipped, result.complete) == (done, (), False)
+            seen.append(done)
+
+    encode_array(MemoryArray(rows), tmp_path / "a.saec", codec=layered, chunk_rows=16, progress=progress)
+    assert seen == [16, 32, 48, 60]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.saec", "out.saec"]

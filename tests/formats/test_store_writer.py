@@ -209,6 +209,16 @@ def test_a_full_disk_is_told_and_costs_no_rows(tmp_path: Path, codec: Codec, row
         verify_file(file)
 
 
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path: Path, codec: Codec, rows: Array) -> None:
+    store = saecodec.create(tmp_path / "a.saec", codec, chunk_rows=16)
+    store.append(rows)
+    (tmp_path / "a.saec").write_bytes(b"theirs")
+    with pytest.raises(OutputError, match="already exists"):
+        store.close()
+    assert (tmp_path / "a.saec").read_bytes() == b"theirs"
+    assert (tmp_path / "a.saec.partial").read_bytes() == encoded(tmp_path / "b.saec", rows, codec)
+
+
 def test_discard_leaves_nothing(tmp_path: Path, codec: Codec, rows: Array) -> None:
     with saecodec.create(tmp_path / "a.saec", codec) as store:
         store.append(rows)
