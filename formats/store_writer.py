@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from types import TracebackType
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.errors import InputError
+from saecodec.errors import InputError, named
 from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.frame_writer import FrameWriter
 from saecodec.formats.index import leading_of
@@ -76,6 +77,8 @@ class StoreWriter:
             rows = rows.reshape(*shape[:-of_row], sae.width)
         leading = shape[:-of_row] or (1,)
         x, ids = given_rows(rows, sae, self._coder.codec.latents.prior.name, seq)
+        if math.prod(leading) != len(x):  # heads were joined
+            raise InputError(f"an array of shape {shape} has rows with heads: say so (row_shape={shape[-2:]})")
         if seq is None and ids is not None:
             ids = ids + self._sequences_before(leading)
         sae.check_rows(x, self._accepted)
@@ -97,7 +100,8 @@ class StoreWriter:
         self._begin(leading, seq, source.n_rows)
         done = 0
         for x in source.batches(self._buffer.chunk_rows):
-            sae.check_rows(x, done)
+            with named(source.path):
+                sae.check_rows(x, done)
             self._take(x, None if seq is None else seq[done : done + len(x)])
             done += len(x)
             progress("append", done, source.n_rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,13 @@ def test_rows_with_heads_are_kept_as_rows_with_heads(tmp_path: Path, codec: Code
             store.append(rows)
     with opened(tmp_path / "a.saec", codec) as file:
         assert file.shape == (N, 2, 4)
+    assert codec.sae is not None
+    heads = codec.with_sae(replace(codec.sae, row_dims=2))
+    with (
+        saecodec.create(tmp_path / "b.saec", heads) as store,
+        pytest.raises(InputError, match=r"row_shape=\(2, 4\)"),
+    ):
+        store.append(rows.reshape(N, 2, 4))
     with pytest.raises(InputError, match="are not the 8 values"):
         saecodec.create(tmp_path / "b.saec", codec, row_shape=(2, 5))
 
@@ -392,3 +400,10 @@ def test_an_array_file_is_appended_in_pieces(tmp_path: Path, any_codec: Codec, r
         store.append_array(MemoryArray(x[:3]))
         store.append_array(MemoryArray(x[3:]))
     assert (tmp_path / "b.saec").read_bytes() == wanted
+    bad = x.copy()
+    bad[4, 4, 4] = np.inf
+    with (
+        saecodec.create(tmp_path / "c.saec", any_codec) as store,
+        pytest.raises(InputError, match="<memory>: row 44 holds NaN or infinity"),
+    ):
+        store.append_array(MemoryArray(bad))
