@@ -16,6 +16,7 @@ from saecodec.formats.saec import MAGIC, TRAILER
 from saecodec.formats.structure import PREAMBLE, Chunk, chunk_rows, listed
 from saecodec.frames import HEAD_BYTES, FrameHead
 
+_BEHIND: Final = ("CHNK", "RCHK", "INDX", "TAIL")
 _VARINT: Final = 9  # bytes at most
 
 
@@ -79,7 +80,7 @@ def _preamble(scan: FrameScan) -> tuple[Header, int]:
     if scan.read(0, len(MAGIC)) != MAGIC:
         raise FormatError(f"{scan.name}: not a .saec file (it does not begin with the magic {MAGIC!r})")
     at, kinds, header = len(MAGIC), [], None
-    while (head := scan.whole(at)) is not None and head.kind not in ("CHNK", "INDX"):
+    while (head := scan.whole(at)) is not None and head.kind not in _BEHIND:
         end = at + HEAD_BYTES + head.length
         if header is None:
             if head.kind != "HEAD":

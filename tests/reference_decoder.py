@@ -1130,7 +1130,7 @@ def recover_saec(data: bytes) -> tuple[list[bytes], list[int]]:
         return frame
 
     at, preamble = 8, []
-    while (frame := whole(at)) and frame.kind not in ("CHNK", "INDX"):
+    while (frame := whole(at)) and frame.kind not in ("CHNK", "RCHK", "INDX", "TAIL"):
         preamble.append(frame)
         at += frame.size
     need(bool(preamble) and preamble[0].kind == "HEAD", "HEAD is whole")
@@ -1161,6 +1161,8 @@ def recover_saec(data: bytes) -> tuple[list[bytes], list[int]]:
                 places.append((start, frame.size))
             elif frame.kind == "INDX":
                 index = read_index(frame.payload, start)
+            else:
+                need(frame.kind == "TAIL" or (frame.kind != "RCHK" and not frame.critical), "it may stand here")
         except Refused:
             skipped = min(skipped, start)
     n_rows = sum(Bytes(chunk[20:]).varint(1 << 20) for chunk in chunks)

@@ -216,6 +216,18 @@ def test_frames_of_later_versions_are_kept(tmp_path: Path, codec: Codec, rows: A
     assert later in (tmp_path / "out.saec").read_bytes()
 
 
+def test_frames_that_may_not_stand_where_they_do_are_skipped(tmp_path: Path, codec: Codec, rows: Array) -> None:
+    path = tmp_path / "a.saec"
+    encode_array(MemoryArray(rows), path, codec=codec, chunk_rows=16, embed="tables")
+    data, chunks, (start, ends) = path.read_bytes(), chunks_of(path), boundaries(path)
+    for kind in ("RCHK", "TAIL", "HEAD", "SAEW", "NEXT"):
+        stray = frame(kind, b"", critical=kind != "RCHK")
+        for at in (ends[0], start) if kind in ("RCHK", "TAIL") else (ends[0],):
+            result, found = recovered(tmp_path, data[:at] + stray + data[at:], codec)
+            assert found == chunks
+            assert result.skipped == (() if kind == "TAIL" else ((at, at + len(stray)),))
+
+
 # -- processes that are killed -----------------------------------------------------------------------------------------
 
 SCRIPT = """
