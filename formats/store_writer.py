@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 from types import TracebackType
 from typing import Any
@@ -48,7 +49,7 @@ class StoreWriter:
         self._file, self._frames, self._coder = file, frames, coder
         self._buffer, self._row_shape = RowBuffer(chunk_rows), row_shape
         self._inner, self._with_ids = inner, with_ids  # None until rows tell
-        self._accepted, self._closed = frames.n_rows, False
+        self._accepted, self._closed, self._process = frames.n_rows, False, os.getpid()
         self._end = file.end  # of the last generation
 
     @property
@@ -216,8 +217,12 @@ class StoreWriter:
                 note(f"{self._file.left} has the {self._frames.n_rows} rows written before that")
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if getattr(self, "_closed", True):
+            return
+        if self._process == os.getpid():
             self._leave()
+        else:  # a fork's copy is not the writer
+            self._file.close()
 
     def __repr__(self) -> str:
         return f"StoreWriter({self._file.path!r}, shape={self.shape})"

@@ -194,6 +194,18 @@ def test_a_writer_that_nobody_closes_leaves_its_rows(tmp_path: Path, codec: Code
         assert file.n_rows == 21
 
 
+def test_the_copy_in_a_forked_process_writes_nothing_when_it_ends(
+    tmp_path: Path, codec: Codec, rows: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = saecodec.create(tmp_path / "a.saec", codec, chunk_rows=16)
+    store.append(rows[:21])
+    before = (tmp_path / "a.saec.partial").read_bytes()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    del store
+    gc.collect()
+    assert (tmp_path / "a.saec.partial").read_bytes() == before
+
+
 def test_a_full_disk_is_told_and_costs_no_rows(tmp_path: Path, codec: Codec, rows: Array) -> None:
     resource = pytest.importorskip("resource")
     encoded(tmp_path / "whole.saec", rows, codec)
