@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results checkpoints inputs rd context latents store compare paper paper-mnist clean
+.PHONY: help demo test lint results checkpoints inputs rd context latents store recovery compare paper paper-mnist clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
@@ -19,6 +19,7 @@ help:
 	@echo "make context      measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
 	@echo "make latents      measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
 	@echo "make store        measure docs/store.json again: access, processes, memory (DATA=folder; 20 minutes)"
+	@echo "make recovery     kill 50 encodes and recover each: docs/recovery.json (DATA=folder; 5 minutes)"
 	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder; 2 minutes)"
 	@echo "make paper        measure (b) to (d) of docs/paper.md again (DATA=folder; an hour), not (a)"
 	@echo "make paper-mnist  measure (a), docs/paper_mnist.md again (DATA=folder, MNIST_SAES=folder; an hour)"
@@ -73,6 +74,9 @@ store: $(STAMP)
 
 paper: $(STAMP)
 	$(BIN)/python docs/make_paper.py $(DATA)
+
+recovery: $(STAMP)
+	$(BIN)/python docs/make_recovery.py $(DATA)
 
 compare: $(STAMP)
 	$(BIN)/python docs/make_compare.py $(DATA)

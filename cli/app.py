@@ -8,6 +8,7 @@ import click
 
 import saecodec
 from saecodec.cli.bench import bench
+from saecodec.cli.cat import cat
 from saecodec.cli.compare import compare
 from saecodec.cli.decode import decode
 from saecodec.cli.demo import demo
@@ -16,6 +17,7 @@ from saecodec.cli.export import export
 from saecodec.cli.fit import fit
 from saecodec.cli.info import info
 from saecodec.cli.measure import measure
+from saecodec.cli.recover import recover
 from saecodec.cli.verify import verify
 from saecodec.errors import SaecodecError
 
@@ -53,5 +55,5 @@ def app() -> None:
     """
 
 
-for command in (demo, measure, compare, encode, decode, export, fit, bench, info, verify):
+for command in (demo, measure, compare, encode, decode, export, fit, bench, info, verify, cat, recover):
     app.add_command(command)

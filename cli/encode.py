@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import click
+from click.core import ParameterSource
 
+from saecodec.cli.append import append_rows
 from saecodec.cli.latents import encode_stored, latents_option, n_latents_option, refuse_options
 from saecodec.cli.options import (
     chunk_rows_option,
@@ -35,6 +37,7 @@ from saecodec.cli.options import (
 @chunk_rows_option
 @embed_option
 @weights_option
+@click.option("--append", is_flag=True, help="Add the rows to OUT.saec, which exists and says how they are coded.")
 @click.option("--note", multiple=True, metavar="KEY=VALUE", help="Metadata to store in the file; may be repeated.")
 @key_option
 @device_option
@@ -57,6 +60,7 @@ def encode(
     chunk_rows: int,
     embed: str | None,
     weights: str,
+    append: bool,
     note: tuple[str, ...],
     key: str | None,
     device: str,
@@ -79,6 +83,7 @@ def encode(
       saecodec encode acts.npy -s path/to/sae --embed decoder -o acts.saec
       saecodec encode acts.npy -s path/to/sae --embed decoder --weights int8 -o acts.saec
       saecodec encode 'acts/*.pt' -s path/to/sae -o acts.saec
+      saecodec encode more.npy -s path/to/sae --append -o acts.saec
       saecodec encode acts.npy -s path/to/sae --nmse 0.15 -o acts.saec
       saecodec encode acts.npy -s path/to/sae --bits 500 --residual -o acts.saec
       saecodec encode --latents delphi_cache/model.layers.3 --step 0 -o latents.saec
@@ -92,6 +97,26 @@ def encode(
     from saecodec.formats.atomic import check_output_path
     from saecodec.formats.encoding import encode_array
 
+    if append:
+        asked = click.get_current_context().get_parameter_source("chunk_rows") is not ParameterSource.DEFAULT
+        refuse_options(
+            {"--nmse": nmse, "--bits": bits, "--step": step, "--residual": residual, "--latents": latents}
+            | {"--n-latents": n_latents, "--chunk-rows": asked, "--embed": embed, "--note": note, "--force": force}
+            | {"--weights": None if weights == "float32" else weights},
+            "rows are appended as the file says, with its own tables: leave it out",
+        )
+        append_rows(
+            input,
+            output,
+            sae=sae,
+            codec=codec,
+            search=search,
+            seq=seq,
+            key=key,
+            device=device,
+            as_json=as_json,
+        )
+        return
     if not all("=" in pair for pair in note):
         raise click.UsageError("--note takes KEY=VALUE")
     if latents:

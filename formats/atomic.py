@@ -15,21 +15,26 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from saecodec.errors import OutputError
+from saecodec.formats.file_lock import is_file, locked
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+PARTIAL: Final = ".partial"
+
+
 @contextmanager
-def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
+def atomic_output(path: str | os.PathLike[str], *, force: bool = False, partial: bool = False) -> Iterator[BinaryIO]:
     """Yield a new binary file, open for read and write, that becomes `path` when the block ends without an exception.
 
     The target is checked before the block runs (see `check_output_path`). Without `force`, a file that appears under
     the name while the block runs is not overwritten either. A symbolic link is followed: the file it points to is
-    replaced. The final file has the permissions that the umask gives to any new file.
+    replaced. The final file has the permissions that the umask gives to any new file. partial: under the name that
+    `new_partial` gives it, so that a killed run leaves it where people find it.
 
     Raises:
         OutputError: the target is refused, or writing fails (the disk is full, say); the message has the reason.
@@ -38,11 +43,9 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Itera
     check_output_path(path, force=force)
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".saecodec-{secrets.token_hex(8)}.tmp")
-    try:
-        with _reporting(path):
-            # Not tempfile: it makes files that only the owner can read, and the umask cannot be asked for safely.
-            raw = _OutputFile(temporary, "x+")
+    with new_partial(path, force=force) if partial else _new_temporary(path, folder) as temporary:
+        with reporting(path):
+            raw = _OutputFile(temporary, "r+")
         try:
             file = io.BufferedRandom(raw)
             try:
@@ -52,17 +55,54 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Itera
                 if raw.failure is not None:
                     raise _failed(path, raw.failure) from error
                 raise
-            with _reporting(path):
+            with reporting(path):
                 file.flush()
                 os.fsync(raw.fileno())
         finally:
-            with _reporting(path):
+            with reporting(path):
                 raw.close()  # not `file`, which would try once more to write what it holds
         if raw.failure is not None:  # and the block went on all the same
             raise _failed(path, raw.failure)
-        with _reporting(path):
-            _publish(temporary, target, force=force)
-        _sync_folder(folder)
+        publish(path, temporary, force=force)
+
+
+@contextmanager
+def new_partial(path: str | os.PathLike[str], *, force: bool = False, keep: bool = False) -> Iterator[str]:
+    """Yield the name of a new, empty file beside `path`, which is locked meanwhile: `path.partial`.
+
+    It is removed at the end, unless it is to be kept. One that a killed run has left is refused; with `force` it is
+    discarded, and so is one without a byte. OutputError too when another process is writing it.
+    """
+    temporary, name = os.path.realpath(path) + PARTIAL, os.fspath(path) + PARTIAL
+    if os.path.realpath(name) != temporary:  # `path` is a link
+        name = temporary
+    with reporting(name):
+        if os.path.lexists(temporary):
+            with locked(temporary, name):
+                if os.path.getsize(temporary) and not force:
+                    raise OutputError(
+                        f"{name}: is left of a run that was killed. Keep its rows (saecodec recover {name} -o "
+                        "OUT.saec) and remove it; or pass --force (force=True) to discard them"
+                    )
+                os.unlink(temporary)
+        open(temporary, "xb").close()
+    with locked(temporary, name) as mine:
+        try:
+            yield temporary
+        finally:
+            if not keep and is_file(temporary, mine):  # and not that of another run, after it was published
+                os.unlink(temporary)
+
+
+@contextmanager
+def _new_temporary(path: str | os.PathLike[str], folder: str) -> Iterator[str]:
+    """Yield the name of a new, empty, hidden file, which is removed at the end."""
+    temporary = os.path.join(folder, f".saecodec-{secrets.token_hex(8)}.tmp")
+    try:
+        with reporting(path):
+            # Not tempfile: it makes files that only the owner can read, and the umask cannot be asked for safely.
+            open(temporary, "xb").close()
+        yield temporary
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -102,14 +142,14 @@ def atomic_folder(
     parent = os.path.dirname(target)
     temporary, old = (os.path.join(parent, f".saecodec-{secrets.token_hex(8)}.{end}") for end in ("tmp", "old"))
     try:
-        with _reporting(path):
+        with reporting(path):
             os.mkdir(temporary)
         try:
             yield temporary
         except OSError as error:
             raise _failed(path, error) from error
         check_output_folder(path, force=force, mine=mine)
-        with _reporting(path):
+        with reporting(path):
             for name in os.listdir(temporary):
                 _sync(os.path.join(temporary, name))
             replaced = os.path.isdir(target)
@@ -174,11 +214,19 @@ class _OutputFile(io.FileIO):
             raise
 
 
-def _publish(temporary: str, target: str, *, force: bool) -> None:
-    """Give the temporary file its final name; raises FileExistsError if that is taken and `force` is not given."""
+def publish(path: str | os.PathLike[str], temporary: str, *, force: bool) -> None:
+    """Give a temporary file its final name; OutputError if that is taken and `force` is not given."""
+    target = os.path.realpath(path)
+    with reporting(path):
+        _rename(temporary, target, force=force)
+    _sync_folder(os.path.dirname(target))
+
+
+def _rename(temporary: str, target: str, *, force: bool) -> None:
     if not force:
         try:
-            os.link(temporary, target)  # unlike a rename, refuses a name that exists; the caller removes the old name
+            os.link(temporary, target)  # unlike a rename, refuses a name that exists
+            os.unlink(temporary)
             return
         except FileExistsError:
             raise
@@ -203,7 +251,7 @@ def _sync(path: str) -> None:
 
 
 @contextmanager
-def _reporting(path: str | os.PathLike[str]) -> Iterator[None]:
+def reporting(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an OSError into an OutputError that names the output."""
     try:
         yield

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saecodec.codes import MAX_CHUNK_ROWS
 from saecodec.distortion import Distortion
-from saecodec.errors import FormatError, InputError
+from saecodec.errors import InputError
 from saecodec.formats.array_sinks import create_array
 from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.latent_source import LatentSource
 from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.measuring_latents import LatentDistortion, compare_latents
 from saecodec.formats.saec import SaecFile
-from saecodec.frames import HEAD_BYTES
+from saecodec.formats.structure import checked_frames
 from saecodec.progress import Progress, no_progress
-from saecodec.wire import ByteReader
 
 
 def decode_file(
@@ -79,7 +77,7 @@ def verify_file(
     SAE only the levels are decoded. against: what the file was made from, of latents a `LatentSource`. jobs: processes
     that decode. Raises FormatError at the first damage.
     """
-    n_frames = _check_structure(file)
+    n_frames = sum(1 for _ in checked_frames(file))
     if against is not None and against.shape != file.shape:
         raise InputError(f"{against.path}: shape {against.shape}, but {file.path} was made from shape {file.shape}")
     distortion: Distortion | LatentDistortion | None = None
@@ -98,32 +96,6 @@ def verify_file(
             done += len(part) if isinstance(part, np.ndarray) else part.n_rows
             progress("verify", done, file.n_rows)
     return Verification(n_frames, len(file.index.rows), file.n_rows, decoded, distortion)
-
-
-def _check_structure(file: SaecFile) -> int:
-    """Read every frame, check that the chunks are where and what the index says; returns the number of frames."""
-    n_frames, found, before = 0, [], ""
-    for offset, head, payload in file.frames():
-        n_frames += 1
-        if (file.header.residual and before == "CHNK") != (head.kind == "RCHK"):
-            raise FormatError(
-                f"{file.path}, offset {offset}: a {head.kind} frame behind a {before} frame: where there is a residual "
-                "layer every chunk, and nothing else, is followed by its residual, RCHK"
-            )
-        before = head.kind
-        if head.kind == "CHNK":
-            rows = ByteReader(payload, f"{file.path}, offset {offset}").varint(MAX_CHUNK_ROWS)
-            found.append((rows, offset, HEAD_BYTES + head.length))
-        elif found and head.kind in ("HEAD", "TABL", "RTAB", "SAEW"):
-            raise FormatError(f"{file.path}, offset {offset}: a {head.kind} frame stands behind the first chunk")
-    index = file.index
-    listed = list(zip(index.rows.tolist(), index.offsets.tolist(), index.lengths.tolist(), strict=True))
-    if found != listed:
-        wrong = next((i for i, pair in enumerate(zip(found, listed, strict=False)) if pair[0] != pair[1]), len(listed))
-        raise FormatError(
-            f"{file.path}: the index lists {len(listed)} chunks, the file has {len(found)}; chunk {wrong} differs"
-        )
-    return n_frames
 
 
 def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progress, jobs: int | None = 1) -> Distortion:

@@ -175,7 +175,7 @@ def encode_array(
     write_empty = lambda file, codec: writer_of(file, codec, (0, source.width)).finish()  # noqa: E731
     overhead = _Overhead(write_empty, embed, len(chunking.sizes))
     with _FileStores() as stores, named(source.path):
-        file = stores.enter_context(atomic_output(path, force=force))
+        file = stores.enter_context(atomic_output(path, force=force, partial=True))
         reached, slope = None, DEFAULT_SLOPE
         if codec is not None and goal.target is None:
             scales = scales_of(sae, source.batches(chunking.sizes), chunking.ids)

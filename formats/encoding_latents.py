@@ -68,7 +68,7 @@ def encode_latents(
     if os.path.exists(path) and os.path.exists(source.path) and os.path.samefile(path, source.path):
         raise OutputError(f"{os.fspath(path)}: is the input; choose another output")
     chunking = Chunking.of(source.n_rows, chunk_rows)
-    with atomic_output(path, force=force) as file, code_spool(source.n_latents, source.columns) as store:
+    with atomic_output(path, force=force, partial=True) as file, code_spool(source.n_latents, source.columns) as store:
         with named(source.path):
             codec, values = fit_latents(
                 lambda: source.chunks(chunking.sizes), source.n_latents, source.dtype, goal, store

@@ -43,7 +43,7 @@ class FeatureView:
         numbers, _ = row_index(index, (self._array.n_rows,), 0)
         if numbers.ndim > 1:
             raise IndexError(f"a matrix has rows in one dimension, not indices of shape {numbers.shape}")
-        codes = self._array.codes(numbers.reshape(-1))
+        codes = self._array.take_codes(numbers.reshape(-1))
         values = codes.levels if self._levels else activations_of(self._array.file, codes)
         return csr_array((values, codes.latents, codes.indptr), shape=(codes.n_rows, codes.n_latents))
 

@@ -16,7 +16,6 @@ from saecodec.formats.header import Header
 from saecodec.formats.index import Index
 from saecodec.frames import HEAD_BYTES, FrameHead
 from saecodec.prefetch import prefetched
-from saecodec.version import table_kinds
 
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
@@ -99,7 +98,10 @@ class FrameFile:
             if head.kind != "TAIL" or head.length != TRAILER.size:
                 raise FormatError(f"the last frame is {head.kind}, expected TAIL")
         except FormatError as error:
-            raise FormatError(f"{self.path}: no valid trailer at its end: truncated or damaged ({error})") from error
+            raise FormatError(
+                f"{self.path}: no valid trailer at its end: truncated or damaged ({error}); "
+                f"saecodec recover {self.path} -o OUT.saec keeps its complete chunks"
+            ) from error
         (offset,) = TRAILER.unpack(payload)
         if not len(MAGIC) <= offset < at:
             raise FormatError(f"{self.path}: the trailer points to offset {offset}, outside the file")
@@ -120,9 +122,7 @@ class FrameFile:
                 found.append((head.kind, at))
             at += HEAD_BYTES + head.length
         kinds = [kind for kind, _ in found]
-        tables = table_kinds(header.requires)
-        expected = {"none": (), "tables": tables, "decoder": (*tables, "SAEW")}[header.embed]
-        if tuple(kinds) != expected:
+        if tuple(kinds) != header.embedded:
             raise FormatError(f"{self.path}: the header says embed {header.embed!r}, but frames {kinds} follow it")
         return header, dict(found)
 

@@ -22,6 +22,7 @@ from saecodec.version import (
     check_prior,
     check_version,
     required,
+    table_kinds,
     versioned,
 )
 
@@ -66,6 +67,12 @@ class Header:
         requires = required(self.prior, residual=self.residual, side=self.side)
         requires += [INTEGER_WEIGHTS] if self.weights == INT8 else []
         return requires if self.values is None else [*requires, LATENTS]
+
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """Types of the frames between this header and the chunks, in their order."""
+        tables = table_kinds(self.requires)
+        return {"none": (), "tables": tables, "decoder": (*tables, "SAEW")}[self.embed]
 
     def to_bytes(self) -> bytes:
         """As a msgpack record. InputError when the user's metadata is not text."""

@@ -20,6 +20,16 @@ MAX_DIMENSIONS: Final = 64  # as numpy 2
 _MAX_ROWS: Final = 1 << 48
 
 
+def leading_of(n_rows: int, inner: tuple[int, ...]) -> tuple[int, ...]:
+    """Leading dimensions of rows: (N, *inner) where they are whole blocks of `inner`, else (T,).
+
+    >>> leading_of(12, (2, 3)), leading_of(13, (2, 3))
+    ((2, 2, 3), (13,))
+    """
+    block = math.prod(inner)
+    return (n_rows // block, *inner) if block and n_rows % block == 0 else (n_rows,)
+
+
 @dataclass(frozen=True, eq=False)
 class Index:
     """The leading dimensions of the array, and where the chunk frames are: rows, offset in the file and length (head

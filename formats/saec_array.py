@@ -89,7 +89,7 @@ class SaecArray:
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         rows, rest = row_index(index, self.file.index.leading, len(self.file.row_shape))
-        found = self.rows(rows.reshape(-1)).reshape(*rows.shape, *self.file.row_shape)
+        found = self.take(rows.reshape(-1)).reshape(*rows.shape, *self.file.row_shape)
         return found if not rest else found[rest]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -103,7 +103,7 @@ class SaecArray:
         for layers in self.file.layers(base_only=self.base_only):
             yield self._rows_of(layers)
 
-    def rows(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Rows by their numbers over the flattened leading dimensions, in [0, T), in any order: (n, d)."""
         self.file.check_rows()
         out = np.empty((len(numbers), self.file.header.width), self.dtype)
@@ -111,7 +111,7 @@ class SaecArray:
             out[places] = self._rows_of(layers)
         return out
 
-    def codes(self, numbers: NDArray[np.int64]) -> Codes:
+    def take_codes(self, numbers: NDArray[np.int64]) -> Codes:
         """The codes of rows by their numbers, in [0, T), in any order; `file.codes` gives ranges, chunk by chunk."""
         order, parts = np.empty(len(numbers), np.int64), []
         at = 0

@@ -7,17 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import numpy as np
-
 import saecodec
 from saecodec.chunk_coder import ChunkCoder
 from saecodec.codec import Codec
 from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import InputError
 from saecodec.formats.chunk_pool import jobs_for, map_chunks
-from saecodec.formats.frame_file import MAGIC, TRAILER
+from saecodec.formats.frame_file import MAGIC
+from saecodec.formats.frame_writer import FrameWriter
 from saecodec.formats.header import EMBED, Header
-from saecodec.formats.index import MAX_DIMENSIONS, Index
+from saecodec.formats.index import MAX_DIMENSIONS
 from saecodec.formats.weights import pack_weights
 from saecodec.frames import frame
 from saecodec.layers import Layers
@@ -85,17 +84,14 @@ class SaecWriter:
             None if latents is None else latents.values,
             weights,
         )
-        self._file, self._codec, self._at = file, codec, 0
-        self._rows: list[int] = []
-        self._offsets: list[int] = []
-        self._lengths: list[int] = []
-        self._write(MAGIC)
-        self._write(frame("HEAD", self.header.to_bytes()))
+        self._codec, self.frames = codec, FrameWriter(file)
+        self.frames.write(MAGIC)
+        self.frames.write(frame("HEAD", self.header.to_bytes()))
         if embed != "none":
-            self._write(codec.table_frames())
+            self.frames.write(codec.table_frames())
         if embed == "decoder":
             assert codec.sae is not None
-            self._write(frame("SAEW", pack_weights(codec.sae, decoder_only=True, precision=weights)))
+            self.frames.write(frame("SAEW", pack_weights(codec.sae, decoder_only=True, precision=weights)))
 
     def add(self, layers: Layers) -> None:
         """Write the next chunk."""
@@ -110,25 +106,13 @@ class SaecWriter:
             yield n_rows
 
     def _add(self, n_rows: int, parts: list[bytes]) -> None:
-        chunk, *rest = parts
-        self._rows.append(n_rows)
-        self._offsets.append(self._at)
-        self._lengths.append(len(chunk))
-        for data in (chunk, *rest):
-            self._write(data)
+        self.frames.add(n_rows, parts)
 
     def finish(self) -> None:
         """Write the index and the trailer. InputError when the rows written are not those of the shape."""
-        if sum(self._rows) != math.prod(self._leading):
-            raise InputError(f"{sum(self._rows)} rows were written, but the leading dimensions are {self._leading}")
-        columns = (np.array(values, np.int64) for values in (self._rows, self._offsets, self._lengths))
-        at = self._at
-        self._write(frame("INDX", Index(self._leading, *columns).to_bytes()))
-        self._write(frame("TAIL", TRAILER.pack(at)))
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._at += len(data)
+        if self.frames.n_rows != math.prod(self._leading):
+            raise InputError(f"{self.frames.n_rows} rows were written, but the leading dimensions are {self._leading}")
+        self.frames.finish(self._leading)
 
 
 def _pack(coder: ChunkCoder, layers: Layers) -> tuple[int, list[bytes]]:

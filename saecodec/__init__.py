@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from saecodec.errors import SaecodecError
     from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.codecfile import load_codec, save_codec
+    from saecodec.formats.create import create
     from saecodec.formats.saec_array import SaecArray as open
     from saecodec.latents import LatentCodec
     from saecodec.sae import SAE
@@ -32,6 +33,7 @@ _EXPORTS = {
     "LatentCodec": ("saecodec.latents", "LatentCodec"),
     "SAE": ("saecodec.sae", "SAE"),
     "SaecodecError": ("saecodec.errors", "SaecodecError"),
+    "create": ("saecodec.formats.create", "create"),
     "load_codec": ("saecodec.formats.codecfile", "load_codec"),
     "load_sae": ("saecodec.formats.checkpoints", "load_sae"),
     "open": ("saecodec.formats.saec_array", "SaecArray"),
@@ -46,6 +48,7 @@ __all__ = [
     "LatentCodec",
     "SaecodecError",
     "__version__",
+    "create",
     "load_codec",
     "load_sae",
     "open",

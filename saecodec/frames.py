@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,8 +49,15 @@ class FrameHead:
 
     def check(self, payload: bytes | memoryview, what: str) -> None:
         """FormatError unless the payload has the head's CRC-32."""
-        if _crc(_HEAD.pack(self.kind.encode(), int(self.critical), self.length), payload) != self.crc:
+        if not self.fits([payload]):
             raise FormatError(f"{what}: frame {self.kind} is corrupted (CRC-32 mismatch)")
+
+    def fits(self, pieces: Iterable[bytes | memoryview]) -> bool:
+        """Whether a payload, which comes in pieces, has the head's CRC-32."""
+        crc = zlib.crc32(_HEAD.pack(self.kind.encode(), int(self.critical), self.length))
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+        return crc == self.crc
 
     def unknown(self, what: str) -> None:
         """What a reader does with a frame whose type it does not know: nothing, or UnsupportedError when critical."""

@@ -123,6 +123,11 @@ class LatentCodec:
         return cls(read_prior(bytes(reader.blob()).decode("ascii", "replace"), reader))
 
 
+def column_names(chunk: bytes | memoryview, what: str = "chunk") -> tuple[str, ...]:
+    """Names of the row-aligned columns of a chunk, which no tables are needed for."""
+    return tuple(_read_columns(ByteReader(chunk, what))[1])
+
+
 def _pack_column(values: NDArray[np.int64]) -> bytes:
     """A column as itself (mode 0) or as differences of successive rows (mode 1), whichever is shorter."""
     values = np.asarray(values, np.int64)

@@ -1096,6 +1096,85 @@ def read_index(payload: bytes, file_size: int) -> Index:
     return Index(leading, rows, frames)
 
 
+def generations_of(frames: list[Frame], each: list[str]) -> tuple[list[Frame], list[Index]]:
+    """Generations: the chunks of all, and the index of each. frames: from the first chunk on; each: of a chunk."""
+    chunks: list[Frame] = []
+    indices: list[Index] = []
+    while frames or not indices:
+        kinds = [frame.kind for frame in frames]
+        need("TAIL" in kinds, "there is a trailer")
+        generation, frames = frames[: kinds.index("TAIL") + 1], frames[kinds.index("TAIL") + 1 :]
+        new = [frame for frame in generation if frame.kind == "CHNK"]
+        wanted = [*(each * len(new)), "INDX", "TAIL"]
+        need([frame.kind for frame in generation] == wanted, f"a generation has frames {wanted}")
+        chunks += new
+        indx, tail = generation[-2:]
+        need(tail.payload == struct.pack("<Q", indx.offset), "TAIL points to the INDX of its generation")
+        indices.append(read_index(indx.payload, tail.offset + tail.size))
+        need([(chunk.offset, chunk.size) for chunk in chunks] == indices[-1].frames, "an index lists all chunks so far")
+    return chunks, indices
+
+
+def recover_saec(data: bytes) -> tuple[list[bytes], list[int]]:
+    """Recovery: the recovered chunks, each with its RCHK, as bytes, and the leading dimensions."""
+    need(data[:8] == SAEC_MAGIC, "a .saec file begins with its magic")
+
+    def whole(at: int) -> Frame | None:
+        if len(data) - at < 20:
+            return None
+        (length,) = struct.unpack_from("<Q", data, at + 8)
+        try:
+            (frame,) = frames_of(data[: at + 20 + length], at)
+        except Refused:
+            return None
+        return frame
+
+    at, preamble = 8, []
+    while (frame := whole(at)) and frame.kind not in ("CHNK", "RCHK", "INDX", "TAIL"):
+        preamble.append(frame)
+        at += frame.size
+    need(bool(preamble) and preamble[0].kind == "HEAD", "HEAD is whole")
+    header, tables = read_header(preamble[0].payload), [frame.kind for frame in preamble[1:] if frame.critical]
+    known = _table_kinds(header)
+    need(tables == {"none": [], "tables": known, "decoder": [*known, "SAEW"]}[header["embed"]], "the tables are whole")
+
+    chunks: list[bytes] = []
+    places: list[tuple[int, int]] = []
+    index, skipped = None, len(data)
+    while at < len(data):
+        frame, start = whole(at), at
+        if frame is None:
+            skipped = min(skipped, at)
+            at += 1
+            while at < len(data) and not (data[at : at + 4] in (b"CHNK", b"INDX", b"TAIL") and whole(at)):
+                at += 1
+            continue
+        at += frame.size
+        try:
+            if frame.kind == "CHNK":
+                Bytes(frame.payload).varint(1 << 20)
+                if RESIDUAL in header["requires"]:
+                    behind = whole(at)
+                    need(behind is not None and behind.kind == "RCHK", "RCHK is whole")
+                    at += behind.size
+                chunks.append(data[start:at])
+                places.append((start, frame.size))
+            elif frame.kind == "INDX":
+                index = read_index(frame.payload, start)
+            else:
+                need(frame.kind == "TAIL" or (frame.kind != "RCHK" and not frame.critical), "it may stand here")
+        except Refused:
+            skipped = min(skipped, start)
+    n_rows = sum(Bytes(chunk[20:]).varint(1 << 20) for chunk in chunks)
+    if index is None or places[: len(index.frames)] != index.frames:
+        return chunks, [n_rows]
+    if len(places) == len(index.frames):
+        return chunks, index.leading
+    block = math.prod(index.leading[1:])
+    kept = skipped > places[-1][0] and block and n_rows % block == 0
+    return chunks, [n_rows // block, *index.leading[1:]] if kept else [n_rows]
+
+
 def read_saec(
     data: bytes, *, codec: CodecFile | None = None, w_dec: Any = None, b_dec: Any = None, normalization: str = "none"
 ) -> SaecFile:
@@ -1106,19 +1185,15 @@ def read_saec(
     frames = _known(every, {"HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL"})
     header = read_header(frames[0].payload)
     required = RESIDUAL in header["requires"]
-    chunks = [frame for frame in frames if frame.kind == "CHNK"]
-    each = ["CHNK", "RCHK"] if required else ["CHNK"]
     known = _table_kinds(header)
     embedded = {"none": [], "tables": known, "decoder": [*known, "SAEW"]}[header["embed"]]
-    kinds = ["HEAD", *embedded, *(each * len(chunks)), "INDX", "TAIL"]
-    need([frame.kind for frame in frames] == kinds, f"frames {kinds}")
+    preamble = ["HEAD", *embedded]
+    need([frame.kind for frame in frames[: len(preamble)]] == preamble, f"frames {preamble}")
     behind = [after for frame, after in pairwise(every) if frame.kind == "CHNK"]
     need(not required or all(after.kind == "RCHK" for after in behind), "RCHK stands right behind its CHNK")
-
-    # Index and trailer
-    need(every[-1].kind == "TAIL" and every[-1].payload == struct.pack("<Q", frames[-2].offset), "TAIL points to INDX")
-    index = read_index(frames[-2].payload, len(data))
-    need([(chunk.offset, chunk.size) for chunk in chunks] == index.frames, "the index lists the chunks")
+    need(every[-1].kind == "TAIL", "the last frame is TAIL")
+    chunks, indices = generations_of(frames[len(preamble) :], ["CHNK", "RCHK"] if required else ["CHNK"])
+    index = indices[-1]
 
     tables, layer, side = (codec.tables, codec.residual, codec.side) if codec else (None, None, None)
     if embedded:
@@ -1140,7 +1215,8 @@ def read_saec(
 
     decoded = [chunk_of(chunk.payload, tables) for chunk in chunks]
     need(len({tuple(chunk.columns) for chunk in decoded}) <= 1, "all chunks have the same columns")
-    need([len(chunk.rows) for chunk in decoded] == index.rows, "the chunks have the rows that the index says")
+    n_rows_of = [len(chunk.rows) for chunk in decoded]
+    need(all(n_rows_of[: len(i.rows)] == i.rows for i in indices), "the chunks have the rows that each index says")
     residual = []
     for n_rows, after in zip(index.rows, behind, strict=True):
         residual += residual_levels(after.payload, layer, n_rows) if layer else []

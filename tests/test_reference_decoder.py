@@ -33,6 +33,8 @@ from saecodec.formats.encoding import encode_array
 from saecodec.formats.header import Header
 from saecodec.formats.index import Index
 from saecodec.formats.latent_values import latent_rows
+from saecodec.formats.recovering import recover_file
+from saecodec.formats.saec import open_saec
 from saecodec.formats.saec_writer import SaecWriter
 from saecodec.formats.weights import pack_weights, unpack_weights
 from saecodec.frames import frame, pack_record, unpack_record
@@ -126,7 +128,7 @@ def test_files_decode_to_the_same_levels_and_rows(tmp_path, kind, step):
     x = _rows(300).reshape(3, 100, WIDTH)
     encode_array(MemoryArray(x), path, sae=sae, goal=Goal.of(step), chunk_rows=128, embed="decoder")
     found = reference.read_saec(path.read_bytes())
-    with saecodec.open(path) as file:
+    with open_saec(path) as file:
         codes = Codes.concatenate(file.codes(), LATENTS)
         np.testing.assert_array_equal(_levels(found.rows, LATENTS), codes.to_dense())
         _assert_close(found.x_hat, file.rows().reshape(file.shape))
@@ -323,7 +325,7 @@ def test_residual_layers_of_files_decode_to_the_same_levels_and_rows(tmp_path, k
         assert found.header["version"] == [1, 1]
         np.testing.assert_array_equal(_levels(found.rows, LATENTS), layers.codes.to_dense())
         np.testing.assert_array_equal(found.residual, layers.residual)
-        with saecodec.open(file, codec=saecodec.load_codec(path)) as opened:
+        with open_saec(file, codec=saecodec.load_codec(path)) as opened:
             residual = np.concatenate([part.residual for part in opened.layers()])
             np.testing.assert_array_equal(residual, layers.residual)
             _assert_near(found.x_hat, opened.rows(), layers, codec)
@@ -355,7 +357,7 @@ def test_fitted_residual_layers_decode_to_the_same_levels_and_rows(tmp_path, mon
     encode_array(MemoryArray(x), path, sae=_sae(), goal=goal, chunk_rows=64, embed="decoder")
     found = reference.read_saec(path.read_bytes())
     assert [w for _, w in found.layer.shapes] == ([8] if max_block == 8 else [2, 3, 3])
-    with saecodec.open(path) as file:
+    with open_saec(path) as file:
         residual = np.concatenate([part.residual for part in file.layers()])
         every = Layers(Codes.concatenate(file.codes(), LATENTS), residual)
         np.testing.assert_array_equal(found.residual, residual)
@@ -384,7 +386,7 @@ def test_flipped_bits_and_cuts_of_a_file_with_a_residual_layer_are_refused_by_bo
     path = tmp_path / "x.saec"
 
     def read() -> None:
-        with saecodec.open(path) as file:
+        with open_saec(path) as file:
             verify_file(file)
 
     path.write_bytes(data)
@@ -699,7 +701,7 @@ def test_frames_of_residual_layers_that_both_refuse(tmp_path, feature, order):
         return path.read_bytes()
 
     def read() -> None:
-        with saecodec.open(path) as file:
+        with open_saec(path) as file:
             verify_file(file)
 
     if feature:
@@ -750,7 +752,7 @@ def test_a_residual_layer_for_rows_of_another_width_is_refused_by_both(tmp_path,
     sae, path = _sae(), tmp_path / "x.saec"
     codec = replace(Codec.fit(sae, _rows(50)), residual=_layer(((2, width),)))
     path.write_bytes(_saec_bytes(codec, [_layers(codec, 5)], "tables"))
-    with saecodec.open(path) as file:
+    with open_saec(path) as file:
         _refused_by_both(lambda: reference.read_saec(path.read_bytes()), lambda: list(file.layers()))
     saecodec.save_codec(codec, tmp_path / "c.saecodec", embed_sae=True)
     data = (tmp_path / "c.saecodec").read_bytes()
@@ -765,7 +767,7 @@ def test_a_codec_with_a_residual_layer_is_another_codec(tmp_path):
     path = tmp_path / "x.saec"
     for written, kept, wrong, ours in ((codec, layers, without, base), (without, Layers(layers.codes), codec, given)):
         path.write_bytes(_saec_bytes(written, [kept], "none"))
-        with saecodec.open(path, codec=wrong) as file:
+        with open_saec(path, codec=wrong) as file:
             _refused_by_both(
                 lambda ours=ours: reference.read_saec(path.read_bytes(), codec=ours),
                 lambda file=file: list(file.layers()),
@@ -878,7 +880,7 @@ def test_rounded_decoders_are_read_alike(tmp_path, monkeypatch, weights, cells):
     found = reference.read_saec(path.read_bytes())
     (payload,) = (part.payload for part in reference.frames_of(path.read_bytes(), 8) if part.kind == "SAEW")
     _, tensors = reference.weights_frame(payload, LATENTS, WIDTH, weights)
-    with saecodec.open(path) as file:
+    with open_saec(path) as file:
         for name, tensor in file.decoder.sae.decoder_tensors().items():
             assert tensors[name].tobytes() == tensor.tobytes()
         _assert_close(found.x_hat, file.rows())
@@ -1172,7 +1174,7 @@ def test_files_with_a_context_prior_decode_to_the_same_levels_and_rows(tmp_path,
         features = ["prior:context", *(["layer:residual"] if residual else [])]
         assert (found.header["version"], found.header["requires"]) == ([1, 2], features)
         np.testing.assert_array_equal(_levels(found.rows, LATENTS), codes.to_dense())
-        with saecodec.open(file, codec=saecodec.load_codec(path)) as opened:
+        with open_saec(file, codec=saecodec.load_codec(path)) as opened:
             if residual:
                 np.testing.assert_array_equal(found.residual, levels)
                 _assert_near(found.x_hat, opened.rows(), layers, codec)
@@ -1484,7 +1486,7 @@ def test_files_with_side_information_decode_to_the_same_rows(tmp_path, kind, res
     for embed, needed in (("none", {"codec": given}), ("tables", weights), ("decoder", {})):
         encode_array(MemoryArray(x), tmp_path / f"{embed}.saec", codec=codec, embed=embed, chunk_rows=128)
         found = reference.read_saec((tmp_path / f"{embed}.saec").read_bytes(), **needed)
-        with saecodec.open(tmp_path / f"{embed}.saec", codec=codec) as file:
+        with open_saec(tmp_path / f"{embed}.saec", codec=codec) as file:
             _assert_close(found.x_hat, file.rows().reshape(file.shape))
             _assert_close(found.base, file.rows(base_only=True).reshape(file.shape))
 
@@ -1494,7 +1496,7 @@ def test_a_decoder_of_another_normalization_is_refused_by_both(tmp_path):
     encode_array(MemoryArray(_rows(40)), tmp_path / "x.saec", sae=sae, embed="tables")
     for kind in ("none", "layer_norm"):
         other = replace(sae, normalization=kind)
-        with saecodec.open(tmp_path / "x.saec", sae=other) as file:
+        with open_saec(tmp_path / "x.saec", sae=other) as file:
             _refused_by_both(
                 lambda kind=kind: reference.read_saec(
                     (tmp_path / "x.saec").read_bytes(), **sae.decoder_tensors(), normalization=kind
@@ -1556,7 +1558,7 @@ def test_the_documents_example_decodes_as_it_says(tmp_path):
     path = tmp_path / "example.saec"
     path.write_bytes(_example())
     sae = SAE(torch.tensor(w_dec, dtype=torch.float32), torch.tensor(b_dec), None, "standard")
-    with saecodec.open(path, sae=sae) as file:
+    with open_saec(path, sae=sae) as file:
         assert Codes.concatenate(file.codes(), 3).to_dense().tolist() == EXAMPLE_LEVELS
         _assert_close(found.x_hat, file.rows().reshape(file.shape))
 
@@ -1644,13 +1646,13 @@ def test_golden_files_decode_alike(path):
     """A file that embeds no tables is read with the golden codec that has its id; `row_norm`, whose side information
     needs a decoder to be seen, with that of its formula."""
     data, codecs = path.read_bytes(), [(p, saecodec.load_codec(p)) for p in _golden("*.saecodec")]
-    with saecodec.open(path) as file:
+    with open_saec(path) as file:
         wanted = file.header.codec_id
     given = next(((p, codec) for p, codec in codecs if codec.codec_id == wanted), None)
     sae = _golden_maker().FILES["row_norm"].sae() if path.stem == "row_norm" else None
     weights = {} if sae is None else sae.decoder_tensors() | sae.decoder_config()
     found = reference.read_saec(data, codec=given and reference.read_codec(given[0].read_bytes()), **weights)
-    with saecodec.open(path, codec=given and given[1], sae=sae) as file:
+    with open_saec(path, codec=given and given[1], sae=sae) as file:
         codes = Codes.concatenate(file.codes(), found.tables.n_latents)
         np.testing.assert_array_equal(_levels(found.rows, found.tables.n_latents), codes.to_dense())
         columns = {name: values.tolist() for name, values in codes.columns.items()}
@@ -1678,3 +1680,55 @@ def test_golden_chunks_decode_alike(path):
     codes = latents.unpack(chunk)
     np.testing.assert_array_equal(_levels(found.rows, codes.n_latents), codes.to_dense())
     assert found.columns == {name: values.tolist() for name, values in codes.columns.items()}
+
+
+def _ends_of_trailers(data: bytes) -> list[int]:
+    return [frame.offset + frame.size for frame in reference.frames_of(data, 8) if frame.kind == "TAIL"]
+
+
+def test_every_generation_is_a_file_to_both(tmp_path):
+    data = (GOLDEN / "appended.saec").read_bytes()
+    ends = _ends_of_trailers(data)
+    assert len(ends) == 3
+    for end, blocks in zip(ends, (2, 3, 5), strict=True):
+        (tmp_path / "prefix.saec").write_bytes(data[:end])
+        with open_saec(tmp_path / "prefix.saec") as file:
+            assert verify_file(file).rows == 40 * blocks
+            assert file.shape == (blocks, 40, 8)
+        assert reference.read_saec(data[:end]).shape == [blocks, 40, 8]
+
+
+def _damaged(draw: Callable[..., Any], data: bytes) -> bytes:
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(data)))
+        kind = draw(st.sampled_from(["flip", "cut", "leave out", "put in", "twice"]))
+        length = draw(st.integers(1, 300))
+        piece = {
+            "flip": bytes([*data[at : at + 1]]).translate(bytes(b ^ 16 for b in range(256))) + data[at + 1 :],
+            "cut": b"",
+            "leave out": data[at + length :],
+            "put in": draw(st.binary(max_size=40)) + data[at:],
+            "twice": data[max(at - length, 0) :],
+        }[kind]
+        data = data[:at] + piece
+    return data
+
+
+@pytest.mark.parametrize("name", ["appended", "residual", "none"])
+@given(drawn=st.data())
+def test_both_recover_the_same_chunks_of_a_damaged_file(name, tmp_path_factory, drawn):
+    folder = tmp_path_factory.mktemp("r")
+    data = _damaged(drawn.draw, (GOLDEN / f"{name}.saec").read_bytes())
+    (folder / "torn").write_bytes(data)
+    try:
+        wanted = reference.recover_saec(data)
+    except reference.Refused:
+        with pytest.raises(saecodec.SaecodecError):
+            recover_file(folder / "torn", folder / "out.saec")
+        return
+    found = recover_file(folder / "torn", folder / "out.saec")
+    out = (folder / "out.saec").read_bytes()
+    chunks, leading = reference.recover_saec(out)
+    assert (chunks, leading) == (wanted[0], list(wanted[1]))
+    assert (found.chunks, list(found.shape[:-1])) == (len(chunks), leading)
+    assert len(_ends_of_trailers(out)) == 1

@@ -227,3 +227,62 @@ def test_a_full_disk_is_told_even_if_a_library_hides_its_error(tmp_path: Path, w
     with disk_of(5), pytest.raises(OutputError, match="File too large"):
         library()
     assert names(tmp_path) == []
+
+
+# -- path.partial ------------------------------------------------------------------------------------------------------
+
+
+def write_partial(path: Path, data: bytes, force: bool = False) -> None:
+    with atomic_output(path, force=force, partial=True) as file:
+        file.write(data)
+        file.flush()
+        assert (path.parent / "out.bin.partial").read_bytes() == data
+
+
+def test_a_partial_output_is_seen_beside_its_name_until_it_is_complete(tmp_path: Path) -> None:
+    write_partial(tmp_path / "out.bin", b"all of it")
+    assert names(tmp_path) == ["out.bin"]
+    assert (tmp_path / "out.bin").read_bytes() == b"all of it"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_a_failed_block_leaves_no_partial_output(tmp_path: Path, error: BaseException) -> None:
+    def fail() -> None:
+        with atomic_output(tmp_path / "out.bin", partial=True):
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_discarded_only_by_force(tmp_path: Path) -> None:
+    (tmp_path / "out.bin.partial").write_bytes(b"rows")
+    with pytest.raises(OutputError, match=r"saecodec recover .*out\.bin\.partial -o"):
+        write_partial(tmp_path / "out.bin", b"new")
+    assert (tmp_path / "out.bin.partial").read_bytes() == b"rows"
+    write_partial(tmp_path / "out.bin", b"new", force=True)
+    assert names(tmp_path) == ["out.bin"]
+
+
+def test_a_killed_run_that_wrote_nothing_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "out.bin.partial").touch()
+    write_partial(tmp_path / "out.bin", b"new")
+    assert names(tmp_path) == ["out.bin"]
+
+
+def test_a_second_writer_is_refused_even_by_force(tmp_path: Path) -> None:
+    with atomic_output(tmp_path / "out.bin", partial=True) as file:
+        file.write(b"mine")
+        with pytest.raises(OutputError, match=r"out\.bin\.partial: is being written by another process"):
+            write_partial(tmp_path / "out.bin", b"theirs", force=True)
+    assert (tmp_path / "out.bin").read_bytes() == b"mine"
+
+
+def test_the_partial_output_of_a_link_lies_beside_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out.bin").symlink_to(tmp_path / "disk" / "real.bin")
+    with atomic_output(tmp_path / "out.bin", partial=True) as file:
+        file.write(b"x")
+        assert names(tmp_path / "disk") == ["real.bin.partial"]
+    assert names(tmp_path / "disk") == ["real.bin"]

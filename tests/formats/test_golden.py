@@ -31,7 +31,7 @@ from saecodec.wire import ByteReader
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIDE = ["layer_norm", "row_norm"]  # their codes are made by formula, not from rows
 WEIGHTS = ["weights_bfloat16", "weights_int8"]
-FILES = ["context", "decoder", "empty", "none", "residual", "residual_none", "tables", *SIDE, *WEIGHTS]
+FILES = ["appended", "context", "decoder", "empty", "none", "residual", "residual_none", "tables", *SIDE, *WEIGHTS]
 LATENTS = ["latents_bfloat16", "latents_exact", "latents_step"]
 RESIDUAL = ["residual", "residual_none", "row_norm"]
 CODECS = ["none", "residual_none"]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import saecodec
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.decoding import decode_file, verify_file
 from saecodec.formats.encoding import encode_array, fit_array
 from saecodec.formats.header import Header
 from saecodec.formats.measuring import measure_array
+from saecodec.formats.saec import open_saec
 from saecodec.sae import SAE
 
 MakeSAE = Callable[..., SAE]
@@ -38,7 +38,7 @@ def test_a_file_of_heads_has_their_shape_and_the_levels_of_the_rows(
     flat = heads.reshape(5, 12, sae.width)
     encode_array(MemoryArray(heads), tmp_path / "heads.saec", sae=sae, embed="decoder", chunk_rows=16)
     encode_array(MemoryArray(flat), tmp_path / "rows.saec", sae=sae, embed="decoder", chunk_rows=16)
-    with saecodec.open(tmp_path / "heads.saec") as file, saecodec.open(tmp_path / "rows.saec") as rows:
+    with open_saec(tmp_path / "heads.saec") as file, open_saec(tmp_path / "rows.saec") as rows:
         assert (file.shape, rows.shape) == (heads.shape, flat.shape)
         np.testing.assert_array_equal(file.rows(), rows.rows())
         assert decode_file(file, tmp_path / "heads.npy") == heads.shape

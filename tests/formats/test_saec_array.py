@@ -371,6 +371,6 @@ def test_it_can_be_pickled(array: SaecArray, whole: Rows) -> None:
 def test_any_rows_in_any_order(path: Path, sae: SAE, numbers: list[int], cache_bytes: int) -> None:
     with saecodec.open(path, sae=sae, cache_bytes=cache_bytes) as array:
         expected = array.file.rows()
-        np.testing.assert_allclose(array.rows(np.array(numbers, np.int64)), expected[numbers], rtol=0, atol=1e-5)
-        dense = Codec.features(array.file.decoder, array.codes(np.array(numbers, np.int64)))
+        np.testing.assert_allclose(array.take(np.array(numbers, np.int64)), expected[numbers], rtol=0, atol=1e-5)
+        dense = Codec.features(array.file.decoder, array.take_codes(np.array(numbers, np.int64)))
         assert dense.n_rows == len(numbers)

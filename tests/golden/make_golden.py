@@ -174,6 +174,25 @@ class FileCase:
 
 
 @dataclass(frozen=True)
+class AppendedCase(FileCase):
+    """The same, appended to. generations: rows of the first dimension that there are after each."""
+
+    generations: tuple[int, ...]
+
+    def encode(self, codec: Codec, layers: Layers) -> bytes:
+        out, start = io.BytesIO(), 0
+        with pinned_version():
+            writer = SaecWriter(out, codec, shape=self.shape, **self.facts())
+            for n in self.generations:
+                stop = n * self.shape[1]
+                for at in range(start, stop, self.chunk_rows):
+                    writer.add(layers[at : min(at + self.chunk_rows, stop)])
+                writer.frames.finish((n, self.shape[1]))
+                start = stop
+        return out.getvalue()
+
+
+@dataclass(frozen=True)
 class WeightsCase(FileCase):
     """The same with a rounded decoder."""
 
@@ -387,6 +406,7 @@ FILES = {
     "decoder": FileCase("standard", 0.03125, (120, WIDTH), "bfloat16", 120, "decoder", {}),
     "none": FileCase("jumprelu", 1.0, (5, 1, 20, WIDTH), "float16", 64, "none", {}),
     "empty": FileCase("standard", 1.0, (0, WIDTH), "float64", 4096, "tables", {}),
+    "appended": AppendedCase("jumprelu", 0.5, (5, 40, WIDTH), "float32", 50, "tables", {}, (2, 3, 5)),
     "residual": ResidualCase(
         "jumprelu", 1.0, (130, WIDTH), "float32", 60, "tables", {}, ((3, 3), (0, 2), (2, 3)), 0.5, 2.0**-5
     ),

@@ -1,0 +1,48 @@
+"""One writer a file: an exclusive lock that lasts as long as the process, where the platform has such locks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from saecodec.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open for writing cannot be replaced anyway
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def locked(path: str, name: str | os.PathLike[str]) -> Iterator[os.stat_result]:
+    """Hold the lock of a file that exists; yields what `is_file` knows it by.
+
+    OutputError, which calls it `name`, when another writer has it. A process that is killed lets its locks go, so what
+    is locked is being written.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _busy(name) from error
+        found = os.fstat(descriptor)
+        if not is_file(path, found):  # its writer finished, or discarded it, before it was locked here
+            raise _busy(name)
+        yield found
+    finally:
+        os.close(descriptor)
+
+
+def is_file(path: str, known: os.stat_result) -> bool:
+    """Whether a path still names the file that was locked."""
+    try:
+        return os.path.samestat(os.stat(path), known)
+    except FileNotFoundError:
+        return False
+
+
+def _busy(name: str | os.PathLike[str]) -> OutputError:
+    return OutputError(f"{os.fspath(name)}: is being written by another process; wait for it, or choose another output")
