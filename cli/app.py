@@ -13,6 +13,7 @@ from saecodec.cli.decode import decode
 from saecodec.cli.demo import demo
 from saecodec.cli.encode import encode
 from saecodec.cli.fit import fit
+from saecodec.cli.folders import decode_dir, encode_dir
 from saecodec.cli.info import info
 from saecodec.cli.measure import measure
 from saecodec.cli.verify import verify
@@ -52,5 +53,5 @@ def app() -> None:
     """
 
 
-for command in (demo, measure, compare, encode, decode, fit, bench, info, verify):
+for command in (demo, measure, compare, encode, decode, encode_dir, decode_dir, fit, bench, info, verify):
     app.add_command(command)

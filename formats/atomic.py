@@ -68,6 +68,17 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Itera
             os.unlink(temporary)
 
 
+def publish(staged: str | os.PathLike[str], path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Give a complete file on the same file system the name `path`; its old name goes. Raises OutputError as
+    `atomic_output` does."""
+    target = os.path.realpath(path)
+    with _reporting(path):
+        _publish(os.fspath(staged), target, force=force)
+    _sync_folder(os.path.dirname(target))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(staged)
+
+
 def check_output_path(path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raise `OutputError` unless a file can be made under `path`; costs nothing, so call it before long work.
 
