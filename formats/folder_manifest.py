@@ -121,7 +121,7 @@ class Manifest:
             try:
                 line = _parsed(text, f"{path}, line {number}")
             except FormatError:
-                if self._file.read(1):
+                if self._file.read(1) or not _begins(text, command):
                     raise
                 self._file.truncate(at)
                 break
@@ -132,6 +132,12 @@ class Manifest:
             if not text.endswith(b"\n"):
                 self._file.write(b"\n")
         self._file.seek(0, os.SEEK_END)
+
+
+def _begins(text: bytes, command: str) -> bool:
+    """Whether a line may be the beginning of one of a command, or the zeros that a power cut leaves of it."""
+    found, expected = text.strip(b"\0"), json.dumps({"command": command}).encode()[:-1]
+    return found.startswith(expected[: len(found)])
 
 
 def _parsed(text: bytes, where: str) -> Line:
