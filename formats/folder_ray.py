@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from saecodec.errors import MissingPieceError
+from saecodec.errors import InputError, MissingPieceError
 from saecodec.formats.folder_manifest import Line, staged_path
 from saecodec.formats.folder_plan import Shard
 from saecodec.formats.folder_pool import ATTEMPTS, use_one_core
@@ -65,10 +65,17 @@ def on_ray(task: Task, shards: Sequence[Shard], jobs: int | None) -> Generator[L
             num_gpus=1 if gpu else None,
         )
         lost = {shard.source: shard for shard in shards}
-        for row in data.iter_rows():
-            line = json.loads(row["line"])
-            del lost[line["source"]]
-            yield line
+        try:
+            for row in data.iter_rows():
+                line = json.loads(row["line"])
+                del lost[line["source"]]
+                yield line
+        except ray.exceptions.RayError as error:
+            reason = next((text.strip() for text in reversed(str(error).splitlines()) if text.strip()), "")
+            raise InputError(
+                f"Ray gave up ({type(error).__name__}: {reason}); what is done stays done. Every node needs saecodec, "
+                "and sees folders, SAE and codec under the same paths"
+            ) from error
     for shard in lost.values():
         yield failure(shard, "Ray lost it; its logs tell why")
 
