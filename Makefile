@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results checkpoints inputs rd context latents compare paper paper-mnist clean
+.PHONY: help demo test lint results checkpoints inputs rd context latents folders compare paper paper-mnist clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
@@ -18,6 +18,7 @@ help:
 	@echo "make rd           measure docs/rd.json and docs/rd.svg again, peers included (DATA=folder; an hour)"
 	@echo "make context      measure docs/context.json again, which results.md shows (DATA=folder; an hour)"
 	@echo "make latents      measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
+	@echo "make folders      measure docs/folders.json again: encode-dir on processes and on Ray (DATA=folder; 3 minutes)"
 	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder; 2 minutes)"
 	@echo "make paper        measure (b) to (d) of docs/paper.md again (DATA=folder; an hour), not (a)"
 	@echo "make paper-mnist  measure (a), docs/paper_mnist.md again (DATA=folder, MNIST_SAES=folder; an hour)"
@@ -66,6 +67,9 @@ context: $(STAMP)
 
 latents: $(STAMP)
 	$(BIN)/python docs/make_latents.py $(DATA)
+
+folders: $(STAMP)
+	$(BIN)/python docs/make_folders.py $(DATA)
 
 paper: $(STAMP)
 	$(BIN)/python docs/make_paper.py $(DATA)

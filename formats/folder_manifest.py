@@ -107,8 +107,8 @@ class Manifest:
                 target = os.path.join(self.folder, output)
                 if os.path.lexists(target) and not force and not self.made(output, file_hash(target)):
                     raise OutputError(
-                        f"{target}: was about to be replaced by a run with --force that was cut short; give --force "
-                        f"again, or remove it (its new version is {path})"
+                        f"{target}: stands where an earlier run was about to put its output, {path}; remove it, or "
+                        "pass --force to replace it"
                     )
                 publish(path, target, force=True)
         shutil.rmtree(staging, ignore_errors=True)

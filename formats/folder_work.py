@@ -23,7 +23,7 @@ from saecodec.formats.arrays import EXTENSIONS, open_array
 from saecodec.formats.checkpoints import load_sae
 from saecodec.formats.codecfile import load_codec
 from saecodec.formats.decoding import compare, decode_file
-from saecodec.formats.encoding import encode_array
+from saecodec.formats.encoding import encode_array, matched
 from saecodec.formats.folder_manifest import Line, file_hash, staged_path
 from saecodec.formats.folder_plan import Shard
 from saecodec.formats.saec import open_saec
@@ -116,17 +116,11 @@ class EncodeFolder(Task):
 
     def load(self) -> Work:
         """As `Task.load`; MissingPieceError without a codec or an SAE, IdentityError when they do not fit."""
-        sae, codec = self._pieces()
-        if codec is None:
+        given, fitted = self._pieces()
+        if fitted is None:
             raise MissingPieceError("the files of a folder share a codec: give it (-c CODEC); 'saecodec fit' makes one")
-        sae = sae if sae is not None else codec.sae
-        if sae is None:
-            name = codec.info.get("sae", "?")
-            raise MissingPieceError(
-                f"encoding needs SAE {name!r}: give it (-s SAE), or a codec fitted with --embed-sae"
-            )
-        if self.weights == FLOAT32:
-            codec = codec.with_sae(sae)
+        sae, codec = matched(given, fitted, self.weights, self.embed)
+        assert codec is not None
         goal = Goal.of(search=self.search)
         settings = {name: getattr(self, name) for name in ("embed", "weights", "chunk_rows", "key")}
         settings["search"] = self.search or codec.info.get("search", "none")

@@ -357,6 +357,8 @@ def test_what_is_missing_or_wrong_is_told_before_any_work(encode: EncodeFolder, 
         (replace(encode, codec=None), MissingPieceError, "-c CODEC"),
         (replace(encode, codec=bare), MissingPieceError, "-s SAE"),
         (replace(encode, codec=bare, sae=sae), IdentityError, "give that SAE"),
+        (replace(encode, weights="int8"), InputError, "embed"),
+        (replace(encode, weights="int8", embed="decoder"), InputError, "int8"),
         (replace(encode, src=encode.src + "?"), InputError, "no such folder"),
         (replace(encode, dst=encode.dst + "/x/y"), OutputError, "is not there"),
     ):
