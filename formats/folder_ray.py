@@ -59,8 +59,8 @@ def on_ray(task: Task, shards: Sequence[Shard], jobs: int | None) -> Generator[L
         data = data.map(
             _Actor,
             fn_constructor_args=(task,),
-            # One at a time: what waits for an actor would begin again with it.
-            compute=ray.data.ActorPoolStrategy(size=max(1, min(jobs, len(shards))), max_tasks_in_flight_per_actor=1),
+            # One waits while one is coded: handing out the next takes a tenth of a second.
+            compute=ray.data.ActorPoolStrategy(size=max(1, min(jobs, len(shards))), max_tasks_in_flight_per_actor=2),
             num_cpus=None if gpu else 1,
             num_gpus=1 if gpu else None,
         )
@@ -90,9 +90,12 @@ def _cluster(cores: int | None) -> Iterator[Any]:
         raise MissingPieceError(
             f"--engine ray needs Ray Data, which cannot be imported ({error}): pip install 'saecodec[ray]'"
         ) from error
-    mine, on_term = not ray.is_initialized(), signal.getsignal(signal.SIGTERM)
+    mine = not ray.is_initialized()
     if mine:
+        on_term = signal.getsignal(signal.SIGTERM)
         _start(ray, cores)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray's own stops its processes under our feet, and aborts
     context = ray.data.DataContext.get_current()
     told = {"enable_progress_bars": False, "print_on_execution_start": False, "max_errored_blocks": -1}
     before = {name: getattr(context, name) for name in told if hasattr(context, name)}
@@ -109,8 +112,6 @@ def _cluster(cores: int | None) -> Iterator[Any]:
             setattr(context, name, value)
         if mine:
             ray.shutdown()
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_term)  # Ray has set its own
 
 
 def _start(ray: Any, cores: int | None) -> None:
