@@ -83,7 +83,8 @@ def _until_a_death(
     while waiting or running:
         try:
             while waiting and len(running) < at_once:
-                running[pool.submit(_attempt, waiting[0])] = waiting[0]
+                with _holding_interrupts():
+                    running[pool.submit(_attempt, waiting[0])] = waiting[0]
                 waiting.popleft()
         except BrokenProcessPool:
             wait(running)
@@ -99,6 +100,17 @@ def _until_a_death(
             yield from (future.result() for future in running if future.exception() is None)
             return [shard for future, shard in running.items() if future.exception() is not None]
     return []
+
+
+@contextmanager
+def _holding_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the block ends, and for ever in the processes that the block starts: it reaches all of a
+    terminal's, and the one that asked for the shards answers it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -123,7 +135,6 @@ _coding = False
 
 def _begin(task: Task, lifeline: Connection) -> None:
     global _code
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that asked for the shards answers it
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
     use_one_core(task.device)
