@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results checkpoints inputs rd context latents store recovery compare paper paper-mnist clean
+.PHONY: help demo test lint results checkpoints inputs rd context latents store recovery folders \
+	compare paper paper-mnist clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
@@ -20,6 +21,7 @@ help:
 	@echo "make latents      measure docs/latents.json again: what a delphi cache costs (DATA=folder; a minute)"
 	@echo "make store        measure docs/store.json again: access, processes, memory (DATA=folder; 20 minutes)"
 	@echo "make recovery     kill 50 encodes and recover each: docs/recovery.json (DATA=folder; 5 minutes)"
+	@echo "make folders      measure docs/folders.json again: encode-dir on processes and on Ray (DATA=folder; 3 minutes)"
 	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder; 2 minutes)"
 	@echo "make paper        measure (b) to (d) of docs/paper.md again (DATA=folder; an hour), not (a)"
 	@echo "make paper-mnist  measure (a), docs/paper_mnist.md again (DATA=folder, MNIST_SAES=folder; an hour)"
@@ -71,6 +73,9 @@ latents: $(STAMP)
 
 store: $(STAMP)
 	$(BIN)/python docs/make_store.py $(DATA)
+
+folders: $(STAMP)
+	$(BIN)/python docs/make_folders.py $(DATA)
 
 paper: $(STAMP)
 	$(BIN)/python docs/make_paper.py $(DATA)

@@ -15,6 +15,7 @@ from saecodec.cli.demo import demo
 from saecodec.cli.encode import encode
 from saecodec.cli.export import export
 from saecodec.cli.fit import fit
+from saecodec.cli.folders import decode_dir, encode_dir
 from saecodec.cli.info import info
 from saecodec.cli.measure import measure
 from saecodec.cli.recover import recover
@@ -55,5 +56,7 @@ def app() -> None:
     """
 
 
-for command in (demo, measure, compare, encode, decode, export, fit, bench, info, verify, cat, recover):
+REPORTS = (demo, measure, compare, bench)
+FILES = (encode, decode, encode_dir, decode_dir, fit, export, cat, recover, info, verify)
+for command in (*REPORTS, *FILES):
     app.add_command(command)

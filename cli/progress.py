@@ -11,8 +11,8 @@ from saecodec.progress import no_progress
 
 
 @contextmanager
-def progress_bar() -> Iterator[Told]:
-    """Yield a callback that draws a bar per stage on the terminal."""
+def progress_bar(unit: str = "rows") -> Iterator[Told]:
+    """Yield a callback that draws a bar per stage on the terminal. unit: of what is counted."""
     if not sys.stderr.isatty():
         yield no_progress
         return
@@ -31,7 +31,7 @@ def progress_bar() -> Iterator[Told]:
         TextColumn("{task.description:<8}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("rows"),
+        TextColumn(unit),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),

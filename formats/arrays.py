@@ -21,7 +21,16 @@ from saecodec.formats.shards import ShardedArray, natural_order
 from saecodec.formats.torch_arrays import TorchArray
 from saecodec.formats.zarr_arrays import ZarrArray, is_zarr
 
-__all__ = ["FORMATS", "ArrayFormat", "ArraySource", "FloatRows", "MemoryArray", "open_array"]
+__all__ = [
+    "EXTENSIONS",
+    "FORMATS",
+    "ArrayFormat",
+    "ArraySource",
+    "FloatRows",
+    "MemoryArray",
+    "is_array_folder",
+    "open_array",
+]
 
 
 class ArrayFormat(NamedTuple):
@@ -45,8 +54,9 @@ FORMATS = (
     ArrayFormat("zarr", ZarrArray, is_folder=is_zarr),
 )
 
-_EXTENSIONS = [extension for kind in FORMATS for extension in kind.extensions]
-_EXPECTED = f"{', '.join(_EXTENSIONS)}, a zarr store, a folder written by datasets.save_to_disk, a folder of shards"
+EXTENSIONS = tuple(extension for kind in FORMATS for extension in kind.extensions)
+"""Endings of the names of files that `open_array` opens."""
+_EXPECTED = f"{', '.join(EXTENSIONS)}, a zarr store, a folder written by datasets.save_to_disk, a folder of shards"
 
 # What lies beside shards without being one; our own outputs among them.
 _BESIDE_SHARDS = (".json", ".jsonl", ".txt", ".md", ".yaml", ".yml", ".log", ".saec", ".saecodec")
@@ -79,6 +89,11 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> ArraySou
         return kind.open(name, key)
 
 
+def is_array_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is one array by what it holds (a zarr store, say), not a folder of files."""
+    return os.path.isdir(path) and _format_of(os.fspath(path)) is not None
+
+
 def _format_of(path: str) -> ArrayFormat | None:
     """The format of a file by its extension, of a folder by what it holds."""
     if os.path.isdir(path):
@@ -104,7 +119,7 @@ def _open_shards(path: str, candidates: list[str], key: str | None) -> ArraySour
     if len(kinds) > 1 or None in kinds.values():
         found = ", ".join(f"{label}: {os.path.basename(name)}" for label, name in sorted(examples.items()))
         raise InputError(
-            f"{path}: holds {found}; expected array files of one kind ({', '.join(_EXTENSIONS)}): choose them with a "
+            f"{path}: holds {found}; expected array files of one kind ({', '.join(EXTENSIONS)}): choose them with a "
             "pattern, 'folder/*.npy' say"
         )
     (kind,) = kinds.values()

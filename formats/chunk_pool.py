@@ -6,17 +6,16 @@ Whatever is done to a chunk is integers from integers, so the results do not dep
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
-from threading import Thread
+from multiprocessing import get_context
 from typing import Any, Final, TypeVar
 
 from saecodec.chunk_coder import ChunkCoder
 from saecodec.errors import InputError, SaecodecError
+from saecodec.formats.processes import end_with_parent, holding_interrupts, usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,11 +25,6 @@ _WORTH: Final = {"factorized": 64, "context": 16}
 
 _coder: ChunkCoder
 """Of a process that codes."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def jobs_for(jobs: int | None, coder: ChunkCoder, n_chunks: int) -> int:
@@ -60,7 +54,8 @@ def map_chunks(
     pool = ProcessPoolExecutor(jobs, context, _begin, (coder.to_bytes(),))
     try:
         for item in items:
-            waiting.append(pool.submit(_work, function, item))
+            with holding_interrupts():  # the first one starts the processes
+                waiting.append(pool.submit(_work, function, item))
             if len(waiting) > 2 * jobs:
                 yield waiting.popleft().result()
         while waiting:
@@ -76,17 +71,9 @@ def map_chunks(
 def _begin(coder: bytes) -> None:
     """What a process does first. It ends with the one that started it, however that ends."""
     global _coder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(lambda: os._exit(1))
     os.environ["OMP_NUM_THREADS"] = "1"  # a process a core: torch, should it come, takes no more
     _coder = ChunkCoder.from_bytes(coder)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _work(function: Callable[[ChunkCoder, Any], Any], item: Any) -> Any:

@@ -145,12 +145,8 @@ def encode_array(
         raise InputError(
             "without a codec the tables are fitted on the input, and the file must embed them: tables or decoder"
         )
-    sae = sae if sae is not None else codec.sae if codec is not None else None
-    if sae is None:
-        which = f"SAE {codec.info.get('sae', '?')!r}" if codec else "an SAE"
-        raise MissingPieceError(f"encoding needs {which}: give it (-s SAE), or a codec fitted with --embed-sae")
     embed = embed or ("none" if codec is not None else "tables")
-    sae, codec = _rounded(sae, codec, weights, embed)
+    sae, codec = matched(sae, codec, weights, embed)
     source = rows_for(source, sae.width, sae.row_dims)
     _check_width(source, sae)
     prior = codec.latents.prior.name if codec is not None else goal.prior
@@ -206,8 +202,15 @@ def encode_array(
     return EncodeReport(goal, reached, slope, time.perf_counter() - started)
 
 
-def _rounded(sae: SAE, codec: Codec | None, weights: str, embed: str) -> tuple[SAE, Codec | None]:
-    """The SAE as the file holds it, and the codec with it; InputError when they contradict each other."""
+def matched(sae: SAE | None, codec: Codec | None, weights: str, embed: str) -> tuple[SAE, Codec | None]:
+    """The SAE as a file holds it (by default the codec's own), and the codec with it.
+
+    Raises MissingPieceError when there is no SAE, InputError or IdentityError when the two contradict each other.
+    """
+    sae = sae if sae is not None else codec.sae if codec is not None else None
+    if sae is None:
+        which = f"SAE {codec.info.get('sae', '?')!r}" if codec else "an SAE"
+        raise MissingPieceError(f"encoding needs {which}: give it (-s SAE), or a codec fitted with --embed-sae")
     check_embedded(weights, embed)
     sae = with_precision(sae, weights)
     if codec is None:

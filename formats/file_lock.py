@@ -28,6 +28,8 @@ def locked(path: str, name: str | os.PathLike[str]) -> Iterator[os.stat_result]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise _busy(name) from error
+            except OSError:
+                pass  # a file system without locks
         found = os.fstat(descriptor)
         if not is_file(path, found):  # its writer finished, or discarded it, before it was locked here
             raise _busy(name)

@@ -19,9 +19,10 @@ from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.errors import FormatError, InputError, SaecodecError
 from saecodec.formats.array_source import MemoryArray
-from saecodec.formats.chunk_pool import jobs_for, map_chunks, usable_cores
+from saecodec.formats.chunk_pool import jobs_for, map_chunks
 from saecodec.formats.decoding import decode_file, verify_file
 from saecodec.formats.encoding import encode_array
+from saecodec.formats.processes import usable_cores
 from saecodec.formats.saec import open_saec
 from saecodec.goal import Goal
 from saecodec.latents import LatentCodec

@@ -1,0 +1,149 @@
+"""Shards on the cores of this machine: in this process, or in a pool of processes, of which some may die.
+
+Every shard is coded whole on one core, so its bytes do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any, Final
+
+import torch
+
+from saecodec.formats.folder_manifest import Line
+from saecodec.formats.folder_plan import Shard
+from saecodec.formats.folder_work import Task, Work, failure, loading
+from saecodec.formats.processes import end_with_parent, holding_interrupts, usable_cores
+from saecodec.sae import available
+
+ATTEMPTS: Final = 3
+"""How often a shard is begun whose process dies."""
+_GRACE: Final = 10.0  # seconds, for a torch operation to end
+
+
+def default_jobs(device: str) -> int:
+    """As many processes as there are cores to use; one where a GPU does the work."""
+    if available(device).type != "cpu":
+        return 1
+    return usable_cores()
+
+
+def use_one_core(device: str) -> None:
+    """Keep torch to one thread where it is the CPU that works."""
+    if available(device).type == "cpu":
+        torch.set_num_threads(1)
+
+
+def one_by_one(work: Work, shards: Sequence[Shard], device: str) -> Generator[Line, None, None]:
+    """The lines of shards, coded in this process by one thread of torch."""
+    threads = torch.get_num_threads()
+    try:
+        use_one_core(device)
+        for shard in shards:
+            yield work.attempt(shard)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def side_by_side(task: Task, shards: Sequence[Shard], jobs: int) -> Generator[Line, None, None]:
+    """The lines of shards as they finish, coded by `jobs` processes.
+
+    When one dies (out of memory, say), the pool is made anew, and what was being coded begins again. Which shard it was
+    is not known, so those that were there twice are tried once more alone, and fail if that process dies too.
+    """
+    deaths: Counter[Shard] = Counter()
+    waiting, suspects = deque(shards), deque[Shard]()
+    while waiting or suspects:
+        batch = waiting or deque([suspects.popleft()])
+        at_once = min(jobs, len(batch))
+        with _pool(task, at_once) as pool:
+            lost = yield from _until_a_death(pool, batch, at_once)
+        for shard in lost:
+            deaths[shard] += 1
+            if deaths[shard] == ATTEMPTS:
+                yield failure(shard, f"its process died {ATTEMPTS} times (out of memory?); fewer --jobs need less")
+            else:
+                (suspects if deaths[shard] == ATTEMPTS - 1 else waiting).append(shard)
+
+
+def _until_a_death(
+    pool: ProcessPoolExecutor, waiting: deque[Shard], at_once: int
+) -> Generator[Line, None, list[Shard]]:
+    """Yield lines until none is left, or a process died; returns the shards that were lost with it."""
+    running: dict[Future[Line], Shard] = {}
+    while waiting or running:
+        try:
+            while waiting and len(running) < at_once:
+                with holding_interrupts():
+                    running[pool.submit(_attempt, waiting[0])] = waiting[0]
+                waiting.popleft()
+        except BrokenProcessPool:
+            wait(running)
+        else:
+            wait(running, return_when=FIRST_COMPLETED)
+        for done in [future for future in running if future.done()]:
+            if isinstance(done.exception(), BrokenProcessPool):
+                continue
+            del running[done]
+            yield done.result()
+        if any(future.done() for future in running):
+            wait(running)
+            yield from (future.result() for future in running if future.exception() is None)
+            return [shard for future, shard in running.items() if future.exception() is not None]
+    return []
+
+
+@contextmanager
+def _pool(task: Task, jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with the block, and with this process, however it dies."""
+    context = get_context("spawn")  # a fork would copy the locks of torch's threads
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(task,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# -- in a process of the pool ------------------------------------------------------------------------------------------
+
+_code: Callable[[Shard], Line]
+_coding = False
+
+
+def _begin(task: Task) -> None:
+    global _code
+    signal.signal(signal.SIGTERM, _end)
+    end_with_parent(_quit)
+    use_one_core(task.device)
+    _code = loading(task)
+
+
+def _quit() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE)
+    os._exit(128 + signal.SIGTERM)
+
+
+def _end(*_: Any) -> None:
+    if _coding:
+        raise SystemExit  # what is being written is removed on the way out
+    os._exit(128 + signal.SIGTERM)
+
+
+def _attempt(shard: Shard) -> Line:
+    global _coding
+    try:
+        _coding = True
+        return _code(shard)
+    except SystemExit:  # the executor would take it for a result, and go on
+        os._exit(128 + signal.SIGTERM)
+    finally:
+        _coding = False

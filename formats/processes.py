@@ -1,0 +1,44 @@
+"""Processes that work for the one that started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import connection, parent_process
+from threading import Thread
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def holding_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the block ends, and for ever in the processes that the block starts: it reaches all of a
+    terminal's, and the one that started them answers it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(end: Callable[[], object]) -> None:
+    """Call `end`, in a thread, when the process that started this one has ended, however it did.
+
+    Those of a pool would wait for work for ever: each holds both ends of the pipe that it comes through.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        end()
+
+    Thread(target=watch, name="saecodec-parent", daemon=True).start()
