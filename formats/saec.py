@@ -22,6 +22,7 @@ from saecodec.formats.byte_source import open_bytes
 from saecodec.formats.chunk_block import ChunkBlock
 from saecodec.formats.chunk_pool import jobs_for, map_chunks
 from saecodec.formats.frame_file import FrameFile
+from saecodec.formats.processes import usable_cores
 from saecodec.frames import HEAD_BYTES
 
 if TYPE_CHECKING:
@@ -268,8 +269,16 @@ class SaecFile(FrameFile):
     ) -> Iterator[NDArray[np.float32]]:
         """The reconstructed rows start:stop, float32 (n, d), chunk by chunk; base_only: without the residual layer.
         jobs: see `layers`."""
+        from saecodec.batches import threads
+
+        jobs = jobs_for(jobs, self.codec.coder, len(self.index.rows))
         for layers in self.layers(start, stop, base_only=base_only, jobs=jobs):
-            yield self.reconstruct(layers)
+            if jobs == 1:
+                yield self.reconstruct(layers)
+                continue
+            with threads(max(1, usable_cores() - jobs)):  # more would wait for cores that decode
+                rows = self.reconstruct(layers)
+            yield rows
 
     def reconstruct(self, layers: Layers) -> NDArray[np.float32]:
         """The rows, float32 (n, d), of what was decoded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from threading import Lock, local
 from typing import TypeVar
@@ -40,6 +41,18 @@ def stream_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]
     while group := list(islice(source, min(torch.get_num_threads(), _MOST_AHEAD))):
         for done in _side_by_side(function, group):
             yield done.result()
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """torch works with n threads in the block."""
+    with _ONE_AT_A_TIME:
+        before = torch.get_num_threads()
+        torch.set_num_threads(n)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def _side_by_side(function: Callable[[Batch], Result], batches: Sequence[Batch]) -> list[Future[Result]]:
