@@ -10,12 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from typing import Any, Final, TypeVar
 
 from saecodec.chunk_coder import ChunkCoder
 from saecodec.errors import InputError, SaecodecError
-from saecodec.formats.processes import end_with_parent, holding_interrupts, keep_freed_memory, usable_cores
+from saecodec.formats.processes import Spawning, end_with_parent, holding_interrupts, keep_freed_memory, usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,16 +41,14 @@ def map_chunks(
     """function(coder, item) of items that come one by one, in their order, in `jobs` processes.
 
     With one, in this process, when its turn comes; with more, a few items ahead of who asks, so that making items,
-    coding them and using the results all go on at the same time. function: of a module. Processes are spawned: a script
-    that wants more than one must guard what it does with `if __name__ == "__main__"`.
+    coding them and using the results all go on at the same time. function: of a module that is not the main one.
     """
     if jobs == 1:
         for item in items:
             yield function(coder, item)
         return
-    context = get_context("spawn")  # a fork would inherit torch's threads in whatever state they are
     waiting: deque[Future[Result]] = deque()
-    pool = ProcessPoolExecutor(jobs, context, _begin, (coder.to_bytes(),))
+    pool = ProcessPoolExecutor(jobs, Spawning(), _begin, (coder.to_bytes(),))
     try:
         for item in items:
             with holding_interrupts():  # the first one starts the processes

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Any, Final
 
 import torch
@@ -21,7 +20,7 @@ import torch
 from saecodec.formats.folder_manifest import Line
 from saecodec.formats.folder_plan import Shard
 from saecodec.formats.folder_work import Task, Work, failure, loading
-from saecodec.formats.processes import end_with_parent, holding_interrupts, usable_cores
+from saecodec.formats.processes import Spawning, end_with_parent, holding_interrupts, usable_cores
 from saecodec.sae import available
 
 ATTEMPTS: Final = 3
@@ -104,8 +103,7 @@ def _until_a_death(
 @contextmanager
 def _pool(task: Task, jobs: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with the block, and with this process, however it dies."""
-    context = get_context("spawn")  # a fork would copy the locks of torch's threads
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(task,))
+    pool = ProcessPoolExecutor(jobs, mp_context=Spawning(), initializer=_begin, initargs=(task,))
     try:
         yield pool
     finally:

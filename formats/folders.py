@@ -53,7 +53,7 @@ def run(
     `plan`. check: hash the outputs that are there, instead of looking at their sizes. force: replace files that the
     manifest does not know, and those made with other settings. A shard that fails does not stop the others, and is
     listed in the summary. Raises, before any work, InputError (what `plan` refuses), OutputError, and what loading the
-    SAE and the codec raises. A script that calls this needs an `if __name__ == "__main__":`, as processes are spawned.
+    SAE and the codec raises.
     """
     started = time.perf_counter()
     if engine not in ENGINES:

@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Thread
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+
+
+class _Process(SpawnProcess):
+    """A spawned process that does not run the main module of its parent again, as others do first.
+
+    Nothing that it is to do lies there, it may import torch, and a script would need `if __name__ == "__main__"`.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # has no file that could be run
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class Spawning(SpawnContext):
+    """What starts such processes. Not by a fork: that would copy the locks of torch's threads."""
+
+    Process = _Process
 
 
 def usable_cores() -> int:
