@@ -27,6 +27,8 @@ from scipy import sparse
 
 import saecodec
 from saecodec.formats.array_source import MemoryArray
+from saecodec.formats.chunk_block import packed, unpacked
+from saecodec.formats.chunk_pool import map_chunks
 from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.decoding import decode_file
 from saecodec.formats.decoding_latents import decode_latents
@@ -191,23 +193,47 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else ""
 
 
-def in_turn(run: Callable[[int], Path]) -> dict[str, Any]:
-    """Seconds of a run with one process and with two, in turn, and whether what they wrote is equal."""
+def in_turn(run: Callable[[int], Path | str]) -> dict[str, Any]:
+    """Seconds of a run with one process and with two, in turn, and whether what they made (files, or digests) is
+    equal."""
     found: dict[int, list[float]] = {1: [], 2: []}
     digests = set()
     for _ in range(ROUNDS):
         for jobs in (1, 2):
-            output: list[Path] = []
+            output: list[Path | str] = []
             found[jobs].append(seconds(lambda jobs=jobs, output=output: output.append(run(jobs))))  # type: ignore[misc]
-            digests.add(digest(output[0]))
-            output[0].unlink()
+            digests.add(output[0] if isinstance(output[0], str) else digest(output[0]))
+            if isinstance(output[0], Path):
+                output[0].unlink()
     ratios = [one / two for one, two in zip(found[1], found[2], strict=True)]
     return {"one": found[1], "two": found[2], "ratio": statistics.median(ratios), "equal": len(digests) == 1}
 
 
+def coding(store: Store) -> dict[str, Any]:
+    """Levels to bytes and back, and nothing else: 4 million rows, the chunks of a file over and over."""
+    path, codec = store.file(SMALL * 5), load_codec(store.codecs["factorized"])
+    with open_saec(path, codec=codec) as file:
+        chunks, blocks = list(file.layers()), list(file.chunk_blocks(range(len(file.index.rows))))
+    times = 4 * ROWS // (SMALL * 5)
+
+    def pack(jobs: int) -> str:
+        found = hashlib.sha256()
+        for _, frames in map_chunks(packed, codec.coder, (chunk for _ in range(times) for chunk in chunks), jobs):
+            found.update(b"".join(frames))
+        return found.hexdigest()
+
+    def unpack(jobs: int) -> str:
+        found = hashlib.sha256()
+        for layers in map_chunks(unpacked, codec.coder, (block for _ in range(times) for block in blocks), jobs):
+            found.update(layers.codes.levels[:1000].tobytes())
+        return found.hexdigest()
+
+    return {"rows": times * SMALL * 5, "pack": in_turn(pack), "unpack": in_turn(unpack)}
+
+
 def jobs(store: Store) -> dict[str, Any]:
     """One process and two."""
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = {"coding": coding(store)}
     n = {"factorized": ROWS // 2, "context": ROWS // 8}
     for prior in ("factorized", "context"):
         array = MemoryArray(np.load(store.array(n[prior]), mmap_mode="r"))

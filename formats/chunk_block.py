@@ -1,4 +1,7 @@
-"""The bytes of a chunk as they lie in a `.saec` file, and what is in them."""
+"""The bytes of a chunk as they lie in a `.saec` file, and what is in them: what `map_chunks` has processes do.
+
+They import this module, so it must not take torch.
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,13 @@ class ChunkBlock:
         payload = view[HEAD_BYTES : HEAD_BYTES + head.length]
         head.check(payload, what)
         return head, payload
+
+
+def packed(coder: ChunkCoder, layers: Layers) -> tuple[int, list[bytes]]:
+    """Rows of a chunk, and its frames."""
+    return layers.n_rows, coder.pack(layers)
+
+
+def unpacked(coder: ChunkCoder, block: ChunkBlock) -> Layers:
+    """The layers of a chunk."""
+    return block.layers(coder)

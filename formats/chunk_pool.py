@@ -19,7 +19,7 @@ from saecodec.formats.processes import Spawning, end_with_parent, holding_interr
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_WORTH: Final = {"factorized": 64, "context": 16}
+_WORTH: Final = {"factorized": 64, "context": 32}
 """Chunks by prior for which it pays to start a process: that takes half a second, with torch a second and a half."""
 
 _coder: ChunkCoder

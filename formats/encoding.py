@@ -27,6 +27,7 @@ from saecodec.formats.spool import Spool, code_spool, feature_spool, level_spool
 from saecodec.goal import Goal
 from saecodec.layers import Layers
 from saecodec.prefetch import prefetched
+from saecodec.priors.factorized import FactorizedPrior
 from saecodec.progress import Progress, no_progress
 from saecodec.row_coder import RowCoder
 from saecodec.rows import needs_sequences
@@ -192,6 +193,8 @@ def encode_array(
             coded = steering.fit() if codec is None else steering.code(codec)
             codec, reached, slope = coded.codec, coded.reached, coded.slope
             chunks = coded.layers()
+        if jobs is None and sae.device.type == "cpu" and codec.latents.prior.name == FactorizedPrior.name:
+            jobs = 1  # coding is a twentieth of the work, and the SAE has all cores
         writer, done = writer_of(file, codec, source.shape), 0
         for n_rows in writer.add_all(chunks, len(chunking.sizes), jobs):
             done += n_rows

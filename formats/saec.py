@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec.chunk_coder import ChunkCoder
 from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.formats.byte_source import open_bytes
-from saecodec.formats.chunk_block import ChunkBlock
+from saecodec.formats.chunk_block import ChunkBlock, unpacked
 from saecodec.formats.chunk_pool import jobs_for, map_chunks
 from saecodec.formats.frame_file import FrameFile
 from saecodec.formats.processes import usable_cores
@@ -237,7 +236,7 @@ class SaecFile(FrameFile):
         base_only: the codes alone."""
         coder, side = self.codec.coder, self.codec.side
         blocks = self.chunk_blocks(chunks, base_only=base_only)
-        found = map_chunks(_layers_of, coder, blocks, jobs_for(jobs, coder, len(chunks)))
+        found = map_chunks(unpacked, coder, blocks, jobs_for(jobs, coder, len(chunks)))
         for i, layers in zip(chunks, found, strict=True):
             if side is not None:
                 side.side(layers.codes.columns, f"{self.path}, chunk {i}")
@@ -311,7 +310,3 @@ def open_saec(
     it cannot be opened.
     """
     return SaecFile(path, codec, sae, device)
-
-
-def _layers_of(coder: ChunkCoder, block: ChunkBlock) -> Layers:
-    return block.layers(coder)

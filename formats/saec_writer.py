@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import saecodec
-from saecodec.chunk_coder import ChunkCoder
 from saecodec.codec import Codec
 from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import InputError
+from saecodec.formats.chunk_block import packed
 from saecodec.formats.chunk_pool import jobs_for, map_chunks
 from saecodec.formats.frame_file import MAGIC
 from saecodec.formats.frame_writer import FrameWriter
@@ -101,7 +101,7 @@ class SaecWriter:
         """Write the next chunks, about `n_chunks`; yields the rows of each. jobs: processes that pack them, see
         `jobs_for`."""
         coder = self._codec.coder
-        for n_rows, parts in map_chunks(_pack, coder, chunks, jobs_for(jobs, coder, n_chunks)):
+        for n_rows, parts in map_chunks(packed, coder, chunks, jobs_for(jobs, coder, n_chunks)):
             self._add(n_rows, parts)
             yield n_rows
 
@@ -113,10 +113,6 @@ class SaecWriter:
         if self.frames.n_rows != math.prod(self._leading):
             raise InputError(f"{self.frames.n_rows} rows were written, but the leading dimensions are {self._leading}")
         self.frames.finish(self._leading)
-
-
-def _pack(coder: ChunkCoder, layers: Layers) -> tuple[int, list[bytes]]:
-    return layers.n_rows, coder.pack(layers)
 
 
 def check_embedded(weights: str, embed: str) -> None:

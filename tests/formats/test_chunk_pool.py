@@ -124,7 +124,7 @@ def test_how_many_processes_there_are() -> None:
 
 
 def test_a_process_with_the_factorized_prior_needs_no_torch() -> None:
-    check = "import sys, saecodec.formats.chunk_pool, saecodec.formats.saec; sys.exit('torch' in sys.modules)"
+    check = "import sys, saecodec.formats.chunk_pool, saecodec.formats.chunk_block; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
