@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from saecodec.errors import FormatError
 
 _MAX_VARINT_BYTES = 9
+_SHORT = 4  # bytes of a varint that is read together with others
+_MANY = 16  # for which that is faster
 
 
 def varint(value: int) -> bytes:
@@ -81,7 +85,28 @@ class ByteReader:
         """The next `count` varints, each at most `limit`."""
         if count > self.left:  # every varint takes a byte
             raise FormatError(f"{self.what}: truncated: {count} varints announced, {self.left} bytes left")
-        return [self.varint(limit) for _ in range(count)]
+        return self._short_varints(count, limit) or [self.varint(limit) for _ in range(count)]
+
+    def _short_varints(self, count: int, limit: int) -> list[int]:
+        """The next varints where there are many, all of them short and valid: a tenth of the time. Else none."""
+        if count < _MANY:
+            return []
+        window = np.frombuffer(self._data[self._at : self._at + _SHORT * count], np.uint8)
+        ends = np.flatnonzero(window < 0x80)[:count]
+        if len(ends) < count:
+            return []
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
+        more = ends - starts
+        if more.max() >= _SHORT or (more[window[ends] == 0] > 0).any():
+            return []
+        values = (window[starts] & 0x7F).astype(np.int64)
+        for i in range(1, int(more.max()) + 1):
+            long = np.flatnonzero(more >= i)
+            values[long] |= (window[starts[long] + i] & 0x7F).astype(np.int64) << (7 * i)
+        if values.max() > limit:
+            return []
+        self._at += int(ends[-1]) + 1
+        return list(values.tolist())
 
     def blob(self) -> memoryview:
         """The next length-prefixed byte string."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +112,20 @@ def test_any_bytes_read_as_a_varint_or_raise_a_format_error(data: bytes) -> None
     except SaecodecError:
         return
     assert varint(value) == data[: len(data) - source.left]
+
+
+@given(st.lists(st.integers(0, 1 << 30) | st.integers(0, 200), min_size=10, max_size=60), st.data())
+def test_many_varints_are_read_as_one_by_one(values: list[int], data: st.DataObject) -> None:
+    packed = bytearray(varints(values) + b"rest")
+    for _ in range(data.draw(st.integers(0, 2))):
+        packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
+    limit = data.draw(st.sampled_from([255, 1 << 20, (1 << 63) - 1]))
+    one, many = ByteReader(bytes(packed), "x"), ByteReader(bytes(packed), "x")
+    try:
+        expected = [one.varint(limit) for _ in values]
+    except FormatError as error:
+        with pytest.raises(FormatError, match=re.escape(str(error))):
+            many.varints(len(values), limit)
+        return
+    assert many.varints(len(values), limit) == expected
+    assert many.left == one.left

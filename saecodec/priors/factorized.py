@@ -112,13 +112,12 @@ class FactorizedPrior:
         wanted = np.zeros(self.n_latents, bool)
         wanted[np.asarray(layout.column_of)[latents]] = True
         bounds, runs, n_groups = layout.class_bounds, layout.run_bounds, len(self.group_sizes)
+        groups = np.unique(np.searchsorted(bounds, self.support.classes[latents], side="right") - 1)
         parts: list[Cells] = []
-        for g in range(n_groups):
+        for g in groups.tolist():
             a, b = bounds[g], bounds[g + 1]
             start = layout.class_start[a : b + 1]
             ours = np.flatnonzero(wanted[start[0] : start[-1]]) + start[0]
-            if not len(ours):
-                continue
             first = np.concatenate([[0], np.cumsum(counts[a:b])])
             gaps, _ = decode_runs([streams[g]], first, [0, b - a], self.support.models[a:b], what, False)
             column, row = positions_of(gaps, counts[a:b], n_rows, start, what)
