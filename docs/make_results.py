@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import store_text
 import torch
 from make_context import page, table
 
@@ -393,6 +394,7 @@ def main() -> None:
         ("speed", lambda: speed(arguments.data)),
         ("rd", rate_distortion),
         ("context", lambda: page(json.loads((Path(__file__).parent / "context.json").read_text()))),
+        ("store", lambda: store_text.section(Path(__file__).parent)),
         ("latents", lambda: latents(json.loads((Path(__file__).parent / "latents.json").read_text()))),
     ):
         if only is None or name in only:
