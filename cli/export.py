@@ -52,7 +52,11 @@ def export(
     """
     from saecodec.formats.saec import open_saec
 
+    if not output and "://" in input:
+        raise click.UsageError("a URL is no place to write to: give -o OUT")
     target = output or f"{os.path.splitext(input)[0]}.{kind}"
+    if kind == _LATENTS and os.path.splitext(target)[1].lower() in (".npz", ".pt", ".pth"):
+        raise click.UsageError(f"{target}: is not the name of a delphi cache, which is a folder: name it otherwise")
     if kind != _LATENTS and os.path.splitext(target)[1].lower() != f".{kind}":
         raise click.UsageError(f"{target}: is not the name of a {kind} file: let it end in .{kind}, or change --to")
     with open_saec(input) as probe:

@@ -314,5 +314,11 @@ def check_outputs(
 
 
 def file_bytes(path: str | None) -> int:
-    """Size of a file, 0 for none."""
-    return os.path.getsize(path) if path else 0
+    """Size of a file, by path or URL, 0 for none."""
+    from saecodec.formats.byte_source import open_bytes
+
+    if not path:
+        return 0
+    source = open_bytes(path)
+    source.close()
+    return source.size

@@ -19,8 +19,8 @@ def row_index(index: Any, leading: tuple[int, ...], n_row_dims: int) -> tuple[In
     """What an index of an array (*leading, *row) asks for, as numpy understands it: numbers of rows, int64, of any
     shape; and the index of the array (*numbers.shape, *row) of these rows that gives the result.
 
-    IndexError when numpy would raise it, and when index arrays pick rows while others, or integers among several
-    dimensions of a row, pick their values: take the rows first.
+    IndexError when numpy would raise it, and when index arrays pick rows or values while other parts that are no slices
+    pick the other, so that numpy's result may have its dimensions in another order: take the rows first.
     """
     ours: list[Any] = []
     rest: list[Any] = []
@@ -31,11 +31,20 @@ def row_index(index: Any, leading: tuple[int, ...], n_row_dims: int) -> tuple[In
             raise IndexError("a mask covers rows and their values at once: take the rows first, f[rows][..., values]")
         (ours if left or (part is None and not rest) else rest).append(part)
         left -= min(taken, left)
-    mixed = any(_is_array(part) or (n_row_dims > 1 and isinstance(part, int)) for part in rest)
-    if mixed and any(_is_array(part) for part in ours):
+    if _mixed(ours, rest, index):
         raise IndexError("an index picks rows and their values one by one: take the rows first, f[rows][..., values]")
     rows = _rows(ours, leading)
     return rows, (*[slice(None)] * rows.ndim, *rest)
+
+
+def _mixed(ours: list[Any], rest: list[Any], index: Any) -> bool:
+    """Whether arrays and integers pick rows and values together, so that numpy broadcasts them or moves dimensions."""
+    picks = [[i for i, part in enumerate(parts) if isinstance(part, int) or _is_array(part)] for parts in (ours, rest)]
+    arrays = [any(map(_is_array, parts)) for parts in (ours, rest)]
+    if not any(arrays) or not all(picks):
+        return False
+    apart = len(ours) + picks[1][-1] - picks[0][0] >= len(picks[0]) + len(picks[1])
+    return all(arrays) or apart or (isinstance(index, tuple) and any(part is Ellipsis for part in index))
 
 
 def _parts(index: Any, n_dims: int) -> list[Any]:

@@ -36,7 +36,12 @@ class ByteSource(Protocol):
 def open_bytes(path: str | os.PathLike[str]) -> ByteSource:
     """The bytes of a path or URL; InputError when it cannot be opened."""
     name = os.fspath(path)
-    return _RemoteFile(name) if "://" in name else _LocalFile(name)
+    return _RemoteFile(name) if is_url(name) else _LocalFile(name)
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in path
 
 
 class _LocalFile:
@@ -85,7 +90,7 @@ class _RemoteFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._process, self._system, self._name = -1, None, ""
+        self._process, self._system, self._name, self._closed = -1, None, "", False
         system = self._reach()
         try:
             self.size = int(system.info(self._name)["size"])
@@ -114,6 +119,8 @@ class _RemoteFile:
         return self._system
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        if self._closed:
+            raise InputError(f"{self.path}: is closed")
         out = [self._held(start, stop) for start, stop in ranges]
         missing = [i for i, data in enumerate(out) if data is None]
         joined: list[list[int]] = []  # ranges that touch are one request
@@ -145,6 +152,8 @@ class _RemoteFile:
         for (start, stop), data in zip(ranges, found, strict=True):
             if isinstance(data, Exception):
                 raise _failed(self.path, "read", data) from data
+            if len(data) > stop - start:
+                raise InputError(f"{self.path}: whoever serves it gives no parts of it: download it first")
             if len(data) != stop - start:
                 raise _short(self.path, start, stop - start, len(data))
         return [bytes(data) for data in found]
@@ -156,7 +165,7 @@ class _RemoteFile:
         return self._tail[start - first : stop - first] if start >= first else None
 
     def close(self) -> None:
-        self._head = self._tail = b""
+        self._head, self._tail, self._closed = b"", b"", True
 
 
 def _short(path: str, start: int, wanted: int, found: int) -> FormatError:

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from saecodec.chunk_coder import CHUNK, RESIDUAL_CHUNK, ChunkCoder
+from saecodec.codes import Codes
 from saecodec.errors import FormatError
 from saecodec.frames import HEAD_BYTES, FrameHead
+from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
 
 
@@ -46,9 +51,18 @@ class ChunkBlock:
             if found != RESIDUAL_CHUNK:
                 raise FormatError(f"{self.what}: the frame behind it is {found}, expected its residual, RCHK")
         layers = coder.unpack(codes, behind, self.what)
-        if layers.n_rows != self.rows:
-            raise FormatError(f"{self.what}: holds {layers.n_rows} rows, the index says {self.rows}")
+        self._check_rows(layers.n_rows)
         return layers
+
+    def codes_of(self, latents: NDArray[np.int64], codec: LatentCodec) -> Codes:
+        """The codes of some latents alone, int64 (n,)."""
+        codes = codec.unpack_some(self.codes(), latents, self.what)
+        self._check_rows(codes.n_rows)
+        return codes
+
+    def _check_rows(self, n_rows: int) -> None:
+        if n_rows != self.rows:
+            raise FormatError(f"{self.what}: holds {n_rows} rows, the index says {self.rows}")
 
     def _frame(self, at: int, what: str) -> tuple[FrameHead, memoryview]:
         view = memoryview(self.data)[at:]

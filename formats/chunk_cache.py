@@ -18,8 +18,9 @@ class ChunkCache:
         self._reset()
 
     def _reset(self) -> None:
-        self._process, self._lock, self._used = os.getpid(), Lock(), 0
+        self._lock, self._used = Lock(), 0
         self._held: OrderedDict[int, Layers] = OrderedDict()
+        self._process = os.getpid()  # last: other threads go by it
 
     def get(self, i: int) -> Layers | None:
         """Chunk i, if it is there."""

@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _WORTH: Final = {"factorized": 64, "context": 32}
-"""Chunks by prior for which it pays to start a process: that takes half a second, with torch a second and a half."""
+"""Chunks by prior for which it pays to start a process: that takes a quarter of a second, with torch one and a half."""
 
 _coder: ChunkCoder
 """Of a process that codes."""

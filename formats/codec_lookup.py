@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from saecodec.errors import IdentityError, InputError, MissingPieceError, SaecodecError
+from saecodec.errors import IdentityError, InputError, MissingPieceError, SaecodecError, UnsupportedError
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
@@ -36,13 +37,21 @@ def find_codec(codec_id: str, path: str | None = None, sae: str | None = None) -
     with _lock:
         codec = _known.get(codec_id)
         if codec is None:
-            codec = _in_folders(codec_id) or _in_file(codec_id, path)
+            codec = _in_folders(codec_id)
+        if codec is None or (codec.sae is None and sae is None and path is not None):
+            codec = _in_file(codec_id, path)  # which may hold the SAE that the other lacks
         _known[codec_id] = codec = with_its_sae(codec, sae)
         return codec
 
 
 def with_its_sae(codec: Codec, sae: str | None) -> Codec:
-    """The codec with the SAE that it holds, else that of the path `sae`; MissingPieceError when there is neither."""
+    """The codec with the SAE that it holds, else that of the path `sae`; MissingPieceError when there is neither,
+    UnsupportedError when the SAE scales rows by sequences that chunks may cut."""
+    if codec.side is not None and codec.side.kind == "sequence_norm":
+        raise UnsupportedError(
+            f"the SAE {codec.info.get('sae', '?')!r} scales rows by their whole sequence, and a part of a chunk may be "
+            "written without the rest: encode the complete array (saecodec encode)"
+        )
     if codec.sae is not None:
         return codec
     if sae is None:
@@ -61,12 +70,9 @@ def _in_folders(codec_id: str) -> Codec | None:
 
     for folder in filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep)):
         for path in sorted(glob.glob(os.path.join(glob.escape(folder), f"*{_EXTENSION}"))):
-            try:
-                found = codec_facts(path)["codec_id"]
-            except SaecodecError:
-                continue  # a file that cannot be read is not the one looked for
-            if found == codec_id:
-                return load_codec(path)
+            with suppress(SaecodecError):  # a file that cannot be read is not the one looked for
+                if codec_facts(path)["codec_id"] == codec_id:
+                    return load_codec(path)
     return None
 
 

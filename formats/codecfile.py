@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.atomic import atomic_output
-from saecodec.formats.optional_library import library_errors, load_library
+from saecodec.formats.byte_source import is_url, open_bytes
 from saecodec.frames import HEAD_BYTES, FrameHead, field, frame, known_frames, unpack_record
 from saecodec.version import check_version
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 MAGIC: Final = b"\x89SAEM\r\n\x1a"
 WEIGHTS: Final = "SAEW"
 EMBED: Final = ("none", "sae")
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
 def save_codec(codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = False, force: bool = False) -> None:
@@ -101,11 +99,9 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """The file, or what a URL names, behind its magic."""
     name = os.fspath(path)
     file: BinaryIO
-    if _URL.match(name):
-        fsspec = load_library("fsspec", "zarr", name)
-        with library_errors(name):
-            system, inner = fsspec.core.url_to_fs(name)
-            file = io.BytesIO(system.cat_file(inner))
+    if is_url(name):
+        source = open_bytes(name)
+        file = io.BytesIO(source.read([(0, source.size)])[0])
     else:
         try:
             file = open(path, "rb")  # noqa: SIM115 (closed below)

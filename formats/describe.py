@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from saecodec.errors import UnsupportedError
 from saecodec.formats import frame_file, saec
+from saecodec.formats.byte_source import is_url
 from saecodec.formats.checkpoint import SUFFIXES
 from saecodec.formats.codecfile import MAGIC as CODEC_MAGIC
 from saecodec.formats.codecfile import codec_facts
@@ -28,7 +29,7 @@ def describe(name: str | os.PathLike[str], k: int | None = None) -> dict[str, An
     k: of a top-k SAE whose checkpoint does not say it.
     """
     path = Path(name)
-    if "://" in str(name) and path.suffix == ".saec":
+    if is_url(os.fspath(name)) and path.suffix == ".saec":
         return _saec(name)
     if path.is_file():
         with open(path, "rb") as file:

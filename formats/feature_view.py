@@ -40,6 +40,11 @@ class FeatureView:
             from scipy.sparse import csr_array
         except ImportError as error:
             raise InputError("sparse matrices take scipy: pip install 'saecodec[sparse]'") from error
+        if isinstance(index, tuple):
+            raise IndexError(
+                "an index names rows, over the flattened leading dimensions; the activations of a latent are "
+                "f.feature(latent), or a column of the matrix, f.features[rows][:, latent]"
+            )
         numbers, _ = row_index(index, (self._array.n_rows,), 0)
         if numbers.ndim > 1:
             raise IndexError(f"a matrix has rows in one dimension, not indices of shape {numbers.shape}")
@@ -70,6 +75,6 @@ def codes_of_latents(file: SaecFile, latents: NDArray[np.int64]) -> Codes:
             raise InputError(f"{file.path}: there is no latent {latent}: they are 0 to {n_latents - 1}")
     parts: list[Codes] = []
     for block in file.chunk_blocks(np.flatnonzero(file.index.rows > 0).tolist(), base_only=True):
-        codes = codec.unpack_some(block.codes(), latents, block.what)
+        codes = block.codes_of(latents, codec)
         parts.append(Codes(codes.indptr, codes.latents, codes.levels, n_latents))
     return Codes.concatenate(parts, n_latents)

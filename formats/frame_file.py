@@ -14,12 +14,13 @@ from saecodec.errors import FormatError
 from saecodec.formats.byte_source import ByteSource
 from saecodec.formats.header import Header
 from saecodec.formats.index import Index
-from saecodec.frames import HEAD_BYTES, FrameHead
+from saecodec.frames import HEAD_BYTES, MAX_RECORD_BYTES, FrameHead
 from saecodec.prefetch import prefetched
 
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
 _TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
+_PIECE: Final = 1 << 20
 _MOST_CHUNKS: Final = 256  # that are read at a time
 _KNOWN: Final = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
 
@@ -47,7 +48,8 @@ class FrameFile:
         left, what = self.size - offset, f"{self.path}, offset {offset}"
         head = FrameHead.parse(self.read(offset, min(HEAD_BYTES, left)), left - HEAD_BYTES, what)
         if head.kind not in _KNOWN:
-            head.check(self.read(offset + HEAD_BYTES, head.length), what)  # damage is not a frame of the future
+            if not head.fits(self._pieces(offset + HEAD_BYTES, head.length)):  # damage is not a frame of the future
+                raise FormatError(f"{what}: frame {head.kind} is corrupted (CRC-32 mismatch)")
             head.unknown(what)
         return head
 
@@ -57,6 +59,9 @@ class FrameFile:
         payload = self.read(offset + HEAD_BYTES, head.length)
         head.check(payload, f"{self.path}, offset {offset}")
         return head, payload
+
+    def _pieces(self, offset: int, n: int) -> Iterator[bytes]:
+        return (self.read(at, min(_PIECE, offset + n - at)) for at in range(offset, offset + n, _PIECE))
 
     def embedded(self, kind: str) -> bytes:
         """The payload of a frame of tables or weights."""
@@ -112,9 +117,12 @@ class FrameFile:
 
     def _read_preamble(self) -> tuple[Header, dict[str, int]]:
         """The header, and the offsets of the frames that stand between it and the chunks."""
-        head, payload = self.frame(len(MAGIC))
+        head = self.head(len(MAGIC))
         if head.kind != "HEAD":
             raise FormatError(f"{self.path}: the first frame is {head.kind}, expected HEAD")
+        if head.length > MAX_RECORD_BYTES:
+            raise FormatError(f"{self.path}: a header of {head.length} bytes (limit {MAX_RECORD_BYTES})")
+        head, payload = self.frame(len(MAGIC))
         header = Header.from_bytes(payload, self.path)
         at, found = len(MAGIC) + HEAD_BYTES + head.length, []
         while at < self.size and (head := self.head(at)).kind not in (CHUNK, "INDX"):

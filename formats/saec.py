@@ -47,6 +47,9 @@ class SaecFile(FrameFile):
     """An open `.saec` file; make it with `open_saec`. Rows count from 0 over the flattened leading dimensions."""
 
     def __init__(self, path: str | os.PathLike[str], codec: Codec | None, sae: SAE | None, device: str) -> None:
+        for given, loader in ((sae, "load_sae"), (codec, "load_codec")):
+            if isinstance(given, (str, os.PathLike)):
+                raise InputError(f"{os.fspath(path)}: a path was given, {given!r}: give saecodec.{loader}({given!r})")
         source = open_bytes(path)
         try:
             super().__init__(source)
@@ -270,7 +273,7 @@ class SaecFile(FrameFile):
         jobs: see `layers`."""
         from saecodec.batches import threads
 
-        jobs = jobs_for(jobs, self.codec.coder, len(self.index.rows))
+        jobs = jobs_for(jobs, self.codec.coder, len(list(self._parts(start, stop))))
         for layers in self.layers(start, stop, base_only=base_only, jobs=jobs):
             if jobs == 1:
                 yield self.reconstruct(layers)

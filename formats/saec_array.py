@@ -166,6 +166,8 @@ class SaecArray:
         """Places in `numbers` (T rows in any order), and the layers of the rows there, chunk by chunk."""
         order = np.argsort(numbers, kind="stable")
         wanted = numbers[order]
+        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.n_rows:
+            raise IndexError(f"rows are 0 to {self.n_rows - 1}, got {wanted[0]} to {wanted[-1]}")
         first = self.file.index.first_row
         chunk = np.searchsorted(first, wanted, side="right") - 1
         edges = np.flatnonzero(np.diff(chunk, prepend=-1, append=-1))

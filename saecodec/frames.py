@@ -22,7 +22,7 @@ _CRC: Final = struct.Struct("<I")
 HEAD_BYTES: Final = _HEAD.size + _CRC.size
 CRITICAL: Final = 1
 
-_MAX_RECORD_BYTES: Final = 1 << 24
+MAX_RECORD_BYTES: Final = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ def _crc(head: bytes, payload: bytes | memoryview) -> int:
 def pack_record(record: dict[str, Any]) -> bytes:
     """A msgpack map with text keys. InputError when it is too large to be read again."""
     data = bytes(msgpack.packb(record, use_bin_type=True))
-    if len(data) > _MAX_RECORD_BYTES:
-        raise InputError(f"metadata of {len(data)} bytes does not fit a header (limit {_MAX_RECORD_BYTES})")
+    if len(data) > MAX_RECORD_BYTES:
+        raise InputError(f"metadata of {len(data)} bytes does not fit a header (limit {MAX_RECORD_BYTES})")
     return data
 
 
 def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:
     """The map that `pack_record` packed; FormatError when it is anything else."""
-    if len(data) > _MAX_RECORD_BYTES:
-        raise FormatError(f"{what}: a header of {len(data)} bytes (limit {_MAX_RECORD_BYTES})")
+    if len(data) > MAX_RECORD_BYTES:
+        raise FormatError(f"{what}: a header of {len(data)} bytes (limit {MAX_RECORD_BYTES})")
     try:
         record = msgpack.unpackb(data, raw=False, strict_map_key=True)
     except Exception as error:

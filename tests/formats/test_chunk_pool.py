@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pool_tasks import dies, fails, packed, slow_first
+from pool_tasks import dies, fails, own_pid, packed, slow_first
 
 from saecodec.chunk_coder import ChunkCoder
 from saecodec.codec import Codec
@@ -154,3 +155,12 @@ def test_damage_is_found_in_a_process_too(
     path.write_bytes(data)
     with open_saec(path, sae=sae) as file, pytest.raises(FormatError, match=r"chunk 6.* is corrupted"):
         list(file.layers(jobs=2))
+
+
+def test_threads_that_start_processes_leave_the_main_module_alone() -> None:
+    coder, _ = codec_of()
+    main = sys.modules["__main__"]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: len(list(map_chunks(own_pid, coder, range(4), 2))), range(4)))
+    assert found == [4] * 4
+    assert sys.modules["__main__"] is main

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 import saecodec
 from saecodec.errors import InputError
+from saecodec.formats import dataset
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.dataset import SaecDataset
 from saecodec.formats.encoding import encode_array
@@ -67,10 +68,39 @@ def test_ranks_and_workers_share_the_rows(
 ) -> None:
     found = []
     for rank in range(world_size):
-        data = SaecDataset(paths, sae=sae, batch_rows=10, rank=rank, world_size=world_size)
+        data = SaecDataset(paths, sae=sae, batch_rows=10, rank=rank, world_size=world_size, even=False)
         context = "fork" if workers else None
         found += list(DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=context))
     np.testing.assert_allclose(in_order(torch.cat(found).numpy()), in_order(rows), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_ranks_get_equally_many_batches(paths: list[Path], sae: SAE, drop_last: bool) -> None:
+    options = {"sae": sae, "batch_rows": 20, "drop_last": drop_last, "world_size": 3}
+    counts = [len(list(SaecDataset(paths, rank=rank, **options))) for rank in range(3)]  # type: ignore[arg-type]
+    assert len(set(counts)) == 1
+    assert counts[0] >= 3
+
+
+def test_workers_that_stay_shuffle_each_epoch_anew(paths: list[Path], sae: SAE) -> None:
+    data = SaecDataset(paths, sae=sae, batch_rows=50)
+    loader = DataLoader(data, batch_size=None, num_workers=1, persistent_workers=True, multiprocessing_context="fork")
+    first = torch.cat(list(loader))
+    data.set_epoch(1)
+    assert (torch.cat(list(loader)) != first).any()
+
+
+def test_many_files_share_an_sae_and_few_are_open(tmp_path: Path, sae: SAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_OPEN_FILES", 2)
+    paths = [tmp_path / f"{i}.saec" for i in range(5)]
+    for path in paths:
+        encode_array(MemoryArray(np.ones((20, 8), np.float32)), path, sae=sae, embed="decoder", chunk_rows=8)
+    data = SaecDataset(paths, batch_rows=7)
+    batches = list(data)
+    assert sum(map(len, batches)) == 100
+    assert len(data._held) == 2
+    assert len({id(file.decoder.sae.w_dec) for file in data._held.values()}) == 1  # type: ignore[union-attr]
+    assert all(batch.untyped_storage().nbytes() == 4 * batch.numel() for batch in batches)
 
 
 def test_spawned_workers_open_the_files_again(paths: list[Path], sae: SAE, rows: Rows) -> None:

@@ -25,6 +25,7 @@ from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.describe import describe
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.encoding_latents import encode_latents
+from saecodec.formats.feature_view import codes_of_latents
 from saecodec.formats.latent_source import open_latents
 from saecodec.formats.saec_array import SaecArray
 from saecodec.goal import Goal
@@ -329,6 +330,28 @@ def test_a_file_of_latents_has_features_and_no_rows(tmp_path: Path) -> None:
             array[0]
         with pytest.raises(InputError, match="holds feature activations"):
             next(iter(array))
+
+
+def test_a_latent_of_a_chunk_with_other_rows_than_the_index_says_is_refused(
+    path: Path, rebuild: Callable[..., bytes], tmp_path: Path
+) -> None:
+    swapped = lambda rows, offsets, lengths: ([rows[-1], *rows[1:-1], rows[0]], offsets, lengths)  # noqa: E731
+    (tmp_path / "lies.saec").write_bytes(rebuild(path, index=swapped))
+    with saecodec.open(tmp_path / "lies.saec") as array, pytest.raises(FormatError, match="holds 16 rows, the index"):
+        array.file.chunk(0)
+    with saecodec.open(tmp_path / "lies.saec") as array, pytest.raises(FormatError, match="holds 16 rows, the index"):
+        codes_of_latents(array.file, np.array([3]))
+
+
+def test_what_is_no_row_no_piece_or_no_latent_is_told(path: Path, sae: SAE) -> None:
+    with saecodec.open(path, sae=sae) as array:
+        for wrong in ([-1], [120], [3, 500]):
+            with pytest.raises(IndexError, match="rows are 0 to 119"):
+                array.take(np.array(wrong))
+        with pytest.raises(IndexError, match="feature"):
+            array.features[0:5, 3]
+    with pytest.raises(InputError, match=r"give saecodec\.load_sae\('some/sae'\)"):
+        saecodec.open(path, sae="some/sae")  # type: ignore[arg-type]
 
 
 # -- processes and threads ---------------------------------------------------------------------------------------------

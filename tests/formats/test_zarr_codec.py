@@ -358,7 +358,7 @@ def test_a_codec_is_read_from_a_url(tmp_path: Path, codec: Codec, file: Path, ex
     array[:] = exact_rows(32)
     memory.rm("codecs/tiny.saecodec")
     codec_lookup._known.clear()
-    with pytest.raises(MissingPieceError, match=r"memory://codecs/tiny\.saecodec: cannot be read"):
+    with pytest.raises(MissingPieceError, match=r"memory://codecs/tiny\.saecodec: cannot be opened"):
         array[:]
 
 
