@@ -88,9 +88,8 @@ class SaecDataset(IterableDataset[Tensor]):
         (self.width,) = widths
         self.batch_rows, self.mix_chunks, self.drop_last, self.dtype = batch_rows, mix_chunks, drop_last, dtype
         self._shuffle, self._seed, self._even = shuffle, seed, even
-        self._epoch = torch.zeros(
-            1, dtype=torch.int64
-        ).share_memory_()  # of workers that live longer than an epoch, too
+        self._epoch = torch.zeros(1, dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers may live longer than an epoch
         self._rank, self._world_size = _position(rank, world_size)
 
     @property
