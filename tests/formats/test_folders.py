@@ -470,6 +470,25 @@ def test_processes_that_die_before_they_begin_do_not_make_it_wait_for_ever(monke
     assert all("before they began" in line["error"] for line in lines)
 
 
+def test_what_is_being_coded_is_not_waited_for_when_a_run_ends(encode: EncodeFolder) -> None:
+    np.save(Path(encode.src, "slow.npy"), rows(4, 1))
+    task = DeadlyFolder(**{key: value for key, value in vars(encode).items() if key != "extension"})
+    lines = folder_pool.side_by_side(task, [Shard("slow.npy", "slow.saec"), Shard("a.npy", "a.saec")], 2)
+    assert next(lines)["source"] == "a.npy"
+    started = time.perf_counter()
+    lines.close()
+    assert time.perf_counter() - started < 30
+
+
+def test_a_line_without_a_distortion_does_not_stop_a_run(encode: EncodeFolder) -> None:
+    run(encode, jobs=1)
+    path = Path(encode.dst, "manifest.jsonl")
+    lines = [{key: value for key, value in line.items() if key != "squared_error"} for line in manifest(encode)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = run(encode, jobs=1)
+    assert (summary["skipped"], summary["read_back"], summary["nmse"]) == (4, 0, None)
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
