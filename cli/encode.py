@@ -102,7 +102,7 @@ def encode(
         refuse_options(
             {"--nmse": nmse, "--bits": bits, "--step": step, "--residual": residual, "--latents": latents}
             | {"--n-latents": n_latents, "--chunk-rows": asked, "--embed": embed, "--note": note, "--force": force}
-            | {"--weights": None if weights == "float32" else weights},
+            | {"--weights": None if weights == "float32" else weights, "--jobs": jobs},
             "rows are appended as the file says, with its own tables: leave it out",
         )
         append_rows(

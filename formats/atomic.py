@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from saecodec.errors import OutputError
-from saecodec.formats.file_lock import is_file, locked
+from saecodec.formats.file_lock import is_file, locked, replacing
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -111,7 +111,8 @@ def _new_temporary(path: str | os.PathLike[str], folder: str) -> Iterator[str]:
 def check_output_path(path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raise `OutputError` unless a file can be made under `path`; costs nothing, so call it before long work.
 
-    The folder must exist and be writable, and the target must not exist; with `force` it may be a regular file.
+    The folder must exist and be writable, and the target must not exist; with `force` it may be a regular file that
+    nobody is writing.
     """
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
@@ -126,6 +127,8 @@ def check_output_path(path: str | os.PathLike[str], *, force: bool = False) -> N
         raise OutputError(f"{path}: the folder {folder} is not writable; choose another place")
     if os.path.lexists(target) and not force:
         raise _exists(path)
+    with reporting(path), replacing(target, path):
+        pass  # and not after the work
 
 
 @contextmanager
@@ -215,9 +218,10 @@ class _OutputFile(io.FileIO):
 
 
 def publish(path: str | os.PathLike[str], temporary: str, *, force: bool) -> None:
-    """Give a temporary file its final name; OutputError if that is taken and `force` is not given."""
+    """Give a temporary file its final name; OutputError if that is taken and `force` is not given, or the file that has
+    it is being written."""
     target = os.path.realpath(path)
-    with reporting(path):
+    with reporting(path), replacing(target, path) if force else contextlib.nullcontext():
         _rename(temporary, target, force=force)
     _sync_folder(os.path.dirname(target))
 

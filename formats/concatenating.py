@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from saecodec.errors import InputError, OutputError
+from saecodec.errors import FormatError, InputError, OutputError
 from saecodec.formats.atomic import atomic_output, check_output_path
 from saecodec.formats.frame_file import MAGIC
 from saecodec.formats.frame_writer import FrameWriter
@@ -60,8 +60,10 @@ def concatenate_files(
     done, first = 0, True
     with atomic_output(out, force=force) as target:
         writer = FrameWriter(target)
-        for path in paths:
+        for path, size in zip(paths, facts.sizes, strict=True):
             with open_saec(path) as file:
+                if (file.n_rows, file.size) != size:
+                    raise FormatError(f"{file.path}: changed while it was read; run again when it is complete")
                 for n_rows, parts in _parts(file, facts, preamble=first):
                     if n_rows is None:
                         writer.write(b"".join(parts))
@@ -85,6 +87,7 @@ class _Facts:
         self._first: SaecFile | None = None
         self._columns: tuple[str, tuple[str, ...]] | None = None  # of the first file that has chunks
         self._leading: list[tuple[int, ...]] = []
+        self.sizes: list[tuple[int, int]] = []  # rows and bytes of each file
 
     def add(self, file: SaecFile) -> list[str]:
         """Take a file's header and shape; returns what is left out of its metadata. InputError when it differs."""
@@ -102,6 +105,7 @@ class _Facts:
         self.chunk_rows = max(self.chunk_rows, file.header.chunk_rows)
         self.row_shape = file.row_shape
         self._leading.append(file.index.leading)
+        self.sizes.append((file.n_rows, file.size))
         kept = {key: self.user.setdefault(key, text) for key, text in file.header.user.items()}
         return [
             f"{file.path}: its {key!r} {text!r} is left out: {kept[key]!r} came first"

@@ -17,7 +17,7 @@ from saecodec.formats.store_writer import StoreWriter
 from saecodec.formats.structure import columns_of
 from saecodec.row_coder import RowCoder
 from saecodec.sae import SAE
-from saecodec.search import MODES, Mode
+from saecodec.search import MODES, Mode, fitted_search
 from saecodec.sequences import SEQUENCE
 from saecodec.side import side_columns
 
@@ -67,7 +67,8 @@ def create(
     coder = _coder(codec, search)
     if dtype not in (None, *ITEM_BYTES):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(ITEM_BYTES)}")
-    row_shape, chunk_rows = row_shape or (coder.sae.width,), chunk_rows or DEFAULT_CHUNK_ROWS
+    row_shape = row_shape or (coder.sae.width,)
+    chunk_rows = DEFAULT_CHUNK_ROWS if chunk_rows is None else chunk_rows
     if math.prod(row_shape) != coder.sae.width:
         raise InputError(f"rows of shape {row_shape} are not the {coder.sae.width} values that the SAE codes")
     file = StoreFile(path, append=False, force=force)
@@ -125,5 +126,4 @@ def _coder(codec: Codec, search: Mode | None, fitted: Codec | None = None) -> Ro
         )
     if search not in (None, *MODES):
         raise InputError(f"search is {search!r}, expected one of {', '.join(MODES)}")
-    told = (fitted or codec).info.get("search")
-    return RowCoder(codec, search or (told if told in MODES else "none"))
+    return RowCoder(codec, search or fitted_search((fitted or codec).info))

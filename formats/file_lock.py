@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from saecodec.errors import OutputError
 
@@ -15,13 +15,13 @@ except ImportError:  # Windows, where a file that is open for writing cannot be 
 
 
 @contextmanager
-def locked(path: str, name: str | os.PathLike[str]) -> Iterator[os.stat_result]:
+def locked(path: str, name: str | os.PathLike[str], flags: int = os.O_RDWR) -> Iterator[os.stat_result]:
     """Hold the lock of a file that exists; yields what `is_file` knows it by.
 
     OutputError, which calls it `name`, when another writer has it. A process that is killed lets its locks go, so what
     is locked is being written.
     """
-    descriptor = os.open(path, os.O_RDWR)
+    process, descriptor = os.getpid(), os.open(path, flags)
     try:
         if fcntl is not None:
             try:
@@ -35,7 +35,21 @@ def locked(path: str, name: str | os.PathLike[str]) -> Iterator[os.stat_result]:
             raise _busy(name)
         yield found
     finally:
+        if fcntl is not None and os.getpid() == process:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile has it too
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: str, name: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock of a file that is about to be replaced, where there is one: rows that another process appends would
+    be lost with it. OutputError, which calls it `name`, when it is being written."""
+    if fcntl is None or not os.path.isfile(path) or not os.access(path, os.R_OK):
+        yield
+        return
+    with locked(path, name, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY):
+        yield
 
 
 def is_file(path: str, known: os.stat_result) -> bool:

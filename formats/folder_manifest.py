@@ -110,6 +110,7 @@ class Manifest:
                         f"{target}: stands where an earlier run was about to put its output, {path}; remove it, or "
                         "pass --force to replace it"
                     )
+                os.makedirs(os.path.dirname(target), exist_ok=True)
                 publish(target, path, force=True)
         shutil.rmtree(staging, ignore_errors=True)
 

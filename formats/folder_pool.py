@@ -10,7 +10,7 @@ import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Final
@@ -59,12 +59,19 @@ def side_by_side(task: Task, shards: Sequence[Shard], jobs: int) -> Generator[Li
     is not known, so those that were there twice are tried once more alone, and fail if that process dies too.
     """
     deaths: Counter[Shard] = Counter()
-    waiting, suspects = deque(shards), deque[Shard]()
+    waiting, suspects, idle_deaths = deque(shards), deque[Shard](), 0
     while waiting or suspects:
         batch = waiting or deque([suspects.popleft()])
-        at_once = min(jobs, len(batch))
+        at_once, before = min(jobs, len(batch)), len(batch)
         with _pool(task, at_once) as pool:
             lost = yield from _until_a_death(pool, batch, at_once)
+        idle_deaths = idle_deaths + 1 if len(batch) == before else 0
+        if idle_deaths == ATTEMPTS:  # before any shard began
+            for shard in (*batch, *suspects):
+                yield failure(shard, f"the processes that code died {ATTEMPTS} times before they began")
+            return
+        if batch is not waiting:
+            suspects.extendleft(batch)  # died before it began
         for shard in lost:
             deaths[shard] += 1
             if deaths[shard] == ATTEMPTS:
@@ -78,26 +85,28 @@ def _until_a_death(
 ) -> Generator[Line, None, list[Shard]]:
     """Yield lines until none is left, or a process died; returns the shards that were lost with it."""
     running: dict[Future[Line], Shard] = {}
-    while waiting or running:
+    died, lost = False, list[Shard]()
+    while (waiting and not died) or running:
         try:
             while waiting and len(running) < at_once:
                 with holding_interrupts():
                     running[pool.submit(_attempt, waiting[0])] = waiting[0]
                 waiting.popleft()
-        except BrokenProcessPool:
+        except BrokenProcessPool:  # which an idle process can bring about too
+            died = True
+        wait(running, return_when=ALL_COMPLETED if died else FIRST_COMPLETED)
+        finished = [future for future in running if future.done()]  # more may finish while these lines are settled
+        if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
+            died = True
             wait(running)
-        else:
-            wait(running, return_when=FIRST_COMPLETED)
-        for done in [future for future in running if future.done()]:
-            if isinstance(done.exception(), BrokenProcessPool):
-                continue
-            del running[done]
-            yield done.result()
-        if any(future.done() for future in running):
-            wait(running)
-            yield from (future.result() for future in running if future.exception() is None)
-            return [shard for future, shard in running.items() if future.exception() is not None]
-    return []
+            finished = list(running)
+        for future in finished:
+            shard = running.pop(future)
+            if isinstance(future.exception(), BrokenProcessPool):
+                lost.append(shard)
+            else:
+                yield future.result()
+    return lost
 
 
 @contextmanager
@@ -106,6 +115,10 @@ def _pool(task: Task, jobs: int) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(jobs, mp_context=Spawning(), initializer=_begin, initargs=(task,))
     try:
         yield pool
+    except BaseException:  # Ctrl-C, a full disk: what is being coded is for nothing
+        for process in list((pool._processes or {}).values()):
+            process.terminate()  # `_end` answers it
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

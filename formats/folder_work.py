@@ -29,6 +29,7 @@ from saecodec.formats.folder_plan import Shard
 from saecodec.formats.saec import open_saec
 from saecodec.goal import Goal
 from saecodec.sae import SAE
+from saecodec.search import fitted_search
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class EncodeFolder(Task):
         assert codec is not None
         goal = Goal.of(search=self.search)
         settings = {name: getattr(self, name) for name in ("embed", "weights", "chunk_rows", "key")}
-        settings["search"] = self.search or codec.info.get("search", "none")
+        settings["search"] = self.search or fitted_search(codec.info)
         ids = {"codec_id": codec.codec_id, "decoder_id": codec.decoder_id, "sae_id": sae.sae_id}
         same = ids | {"settings": settings}
         return Work(lambda shard: self._code(shard, sae, codec, goal, same), same)
@@ -142,6 +143,7 @@ class EncodeFolder(Task):
                 embed=self.embed,
                 weights=self.weights,
                 force=True,
+                jobs=1 if sae.device.type == "cpu" else None,  # a GPU's process has the cores for itself
             )
             found = self._read_back(staged, source, sae, codec) if self.verify else None
         rows = source.n_rows

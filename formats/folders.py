@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from saecodec.errors import InputError, OutputError
 from saecodec.formats.atomic import atomic_output
+from saecodec.formats.byte_source import open_bytes
 from saecodec.formats.folder_manifest import SUMMARY, Line, Manifest, file_hash, open_manifest
 from saecodec.formats.folder_plan import Shard, plan
 from saecodec.formats.folder_pool import default_jobs, one_by_one, side_by_side
@@ -64,6 +65,7 @@ def run(
         jobs = min(jobs or default_jobs(task.device), len(shards))
     # Loaded even where others do the work: so that a piece which is missing or wrong is told once, and at once.
     work = (task if jobs == 1 and engine == "local" else replace(task, device="cpu")).load()
+    outside = _codec_bytes(task)
     failures: list[Line] = []
     with open_manifest(task.dst, task.command, force=force) as manifest:
         left = _left(task, work, shards, manifest, check=check, force=force, progress=progress)
@@ -79,7 +81,7 @@ def run(
                 progress(task.command.partition("-")[0], i, len(left.shards), note)
         counts = {"shards": len(shards), "done": len(lines) - len(left.done), "skipped": len(left.done)}
         summary = {"command": task.command, "engine": engine, **counts, "failed": len(failures)}
-        summary |= _totals(task, lines) | work.same | {"seconds": round(time.perf_counter() - started, 3)}
+        summary |= _totals(task, lines, outside) | work.same | {"seconds": round(time.perf_counter() - started, 3)}
         summary["failures"] = [{key: line[key] for key in ("source", "error")} for line in failures]
         with atomic_output(os.path.join(task.dst, SUMMARY), force=True) as file:
             file.write(json.dumps(summary, indent=1).encode() + b"\n")
@@ -143,7 +145,10 @@ def _proof(task: Task, work: Work, shard: Shard, manifest: Manifest, *, check: b
     if check and file_hash(output) != line["output_sha256"]:
         return None
     source = os.path.join(task.src, shard.source)
-    now = os.stat(source)
+    try:
+        now = os.stat(source)
+    except OSError:  # it vanished, which the shard's failure will tell
+        return None
     if now.st_size != line["source_bytes"]:
         return None
     if now.st_mtime_ns != line["source_mtime_ns"]:
@@ -170,14 +175,21 @@ def _same(line: Line, work: Work) -> bool:
     return all(line.get(key) == value for key, value in work.same.items())
 
 
-def _totals(task: Task, lines: list[Line]) -> dict[str, Any]:
-    """Sums over all shards that are done, now or before."""
+def _codec_bytes(task: Task) -> int:
+    """Size of the codec file that the outputs go without."""
+    if not isinstance(task, EncodeFolder) or task.codec is None or task.embed != "none":
+        return 0
+    with closing(open_bytes(task.codec)) as source:
+        return source.size
+
+
+def _totals(task: Task, lines: list[Line], outside: int) -> dict[str, Any]:
+    """Sums over all shards that are done, now or before. outside: bytes of the codec file."""
     rows, bytes_in, bytes_out = (sum(line[key] for line in lines) for key in ("rows", "source_bytes", "output_bytes"))
     totals: dict[str, Any] = {"rows": rows, "bytes_in": bytes_in, "bytes_out": bytes_out}
     if not isinstance(task, EncodeFolder):
         return totals
-    outside = os.path.getsize(task.codec) if task.codec and task.embed == "none" else 0
-    read_back = [line for line in lines if line["squared_error"] is not None]
+    read_back = [line for line in lines if None not in (line.get("squared_error"), line.get("variance"))]
     variance = sum(line["variance"] for line in read_back)
     return totals | {
         "ratio": bytes_in / bytes_out if bytes_out else None,

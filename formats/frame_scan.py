@@ -13,6 +13,7 @@ from saecodec.frames import HEAD_BYTES, FrameHead
 _PIECE: Final = 1 << 20
 _STARTS: Final = re.compile(rb"CHNK|INDX|TAIL")  # what can stand behind damage and be of use
 _START_BYTES: Final = 4
+_PASSES: Final = 64  # over the file, of checksums that are wrong: thousands of heads could each claim the rest of it
 
 
 class FrameScan:
@@ -21,6 +22,7 @@ class FrameScan:
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._descriptor, self.name = file.fileno(), name
         self.size = os.fstat(self._descriptor).st_size
+        self._in_vain = 0  # bytes whose checksum was wrong
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop), as many as there are."""
@@ -32,14 +34,25 @@ class FrameScan:
             yield self.read(at, min(at + _PIECE, stop))
 
     def whole(self, offset: int) -> FrameHead | None:
-        """The head of the frame at an offset, whose checksum is right; None when there is no such frame."""
+        """The head of the frame at an offset, whose checksum is right; None when there is no such frame.
+
+        FormatError when looking for frames would not end in reasonable time.
+        """
         try:
             data = self.read(offset, offset + HEAD_BYTES)
             head = FrameHead.parse(data, self.size - offset - HEAD_BYTES, self.name)
         except FormatError:
             return None
         start = offset + HEAD_BYTES
-        return head if head.fits(self.pieces(start, start + head.length)) else None
+        if head.fits(self.pieces(start, start + head.length)):
+            return head
+        self._in_vain += head.length
+        if self._in_vain > _PASSES * self.size:
+            raise FormatError(
+                f"{self.name}: is too damaged, or made to look so: heads of frames that are not whole claim more than "
+                f"{_PASSES} times its bytes"
+            )
+        return None
 
     def next_whole(self, offset: int) -> int:
         """Where the next whole frame begins that may follow damage, from `offset` on; the size when there is none."""

@@ -28,7 +28,7 @@ from saecodec.version import (
 
 EMBED: Final = ("none", "tables", "decoder")
 _MAX_WIDTH: Final = 1 << 24
-_MAX_ROW_DIMENSIONS: Final = 8
+MAX_ROW_DIMENSIONS: Final = 8
 _SAE_FACTS: Final = {"name": str, "source": str, "architecture": str, "n_latents": int}
 
 
@@ -119,7 +119,7 @@ class Header:
         }
         possible["row_shape"] = row_shape == [] or (
             isinstance(row_shape, list)
-            and 1 < len(row_shape) <= _MAX_ROW_DIMENSIONS
+            and 1 < len(row_shape) <= MAX_ROW_DIMENSIONS
             and all(type(n) is int and n > 0 for n in row_shape)
             and math.prod(row_shape) == record["width"]
         )

@@ -36,6 +36,10 @@ class RowBuffer:
         """Rows of the chunk that no more rows can change; 0 when there is none yet."""
         if self.n_rows < self.chunk_rows + bool(self._ids):
             return 0
+        return self.next()
+
+    def next(self) -> int:
+        """Rows of the next chunk, if no more came. There is one row at least."""
         return Chunking.of(self.n_rows, self.chunk_rows, self._held()[1]).sizes[0]
 
     def first(self, n: int) -> tuple[Rows, Chunking]:

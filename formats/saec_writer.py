@@ -15,7 +15,7 @@ from saecodec.formats.chunk_block import packed
 from saecodec.formats.chunk_pool import jobs_for, map_chunks
 from saecodec.formats.frame_file import MAGIC
 from saecodec.formats.frame_writer import FrameWriter
-from saecodec.formats.header import EMBED, Header
+from saecodec.formats.header import EMBED, MAX_ROW_DIMENSIONS, Header
 from saecodec.formats.index import MAX_DIMENSIONS
 from saecodec.formats.weights import pack_weights
 from saecodec.frames import frame
@@ -65,6 +65,8 @@ class SaecWriter:
             check_rounded(codec, with_precision(codec.sae, weights), weights)
         if len(shape) > MAX_DIMENSIONS:
             raise InputError(f"an array of {len(shape)} dimensions; a .saec file holds at most {MAX_DIMENSIONS}")
+        if len(row_shape) > MAX_ROW_DIMENSIONS:
+            raise InputError(f"rows of {len(row_shape)} dimensions; a .saec file has at most {MAX_ROW_DIMENSIONS}")
         self._leading = tuple(shape[:-1])
         self.header = Header(
             shape[-1],

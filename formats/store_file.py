@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from saecodec.errors import OutputError
 from saecodec.formats.atomic import PARTIAL, check_output_path, new_partial, publish
-from saecodec.formats.file_lock import locked
+from saecodec.formats.file_lock import is_file, locked
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -36,7 +36,7 @@ class StoreFile:
                         f"{self.path}: there is no such file to append to; leave --append (append=True) out to make one"
                     )
                 with self.writing():
-                    opened.enter_context(locked(self._name, path))
+                    self._known = opened.enter_context(locked(self._name, path))
             else:
                 check_output_path(path, force=force)
                 self._name = opened.enter_context(new_partial(path, force=force, keep=True))
@@ -55,9 +55,15 @@ class StoreFile:
         self.raw.seek(size)
 
     def publish(self) -> None:
-        """Give a complete file its name."""
+        """Give a complete file its name. OutputError when that is taken, or what was appended to is not there now."""
         self.sync()
-        if not self._append:
+        if self._append:
+            if not is_file(self._name, self._known):
+                raise OutputError(
+                    f"{self.path}: was removed or replaced while rows were appended to it, and they went with it: "
+                    "append them again to what is there now"
+                )
+        else:
             publish(self.path, self._name, force=self._force)
         self.close()
 

@@ -31,7 +31,8 @@ class StoreWriter:
 
     Each chunk is handed to the system as soon as it is complete. Until `close` a new file is `path.partial`, and one
     that is appended to has no trailer at its end; `saecodec recover` makes a file of either, so a process that is
-    killed loses the rows of the chunk that was not complete. After an exception, or without `close`, the chunks so far
+    killed loses the rows of the chunk that was not complete. After an append or flush that failed while rows were coded
+    only `close` or `discard` are left. After an exception, or without `close`, the chunks so far
     get an index: `path.partial` is then a file of them, and a file that was appended to has them.
     """
 
@@ -51,6 +52,7 @@ class StoreWriter:
         self._inner, self._with_ids = inner, with_ids  # None until rows tell
         self._accepted, self._closed, self._process = frames.n_rows, False, os.getpid()
         self._end = file.end  # of the last generation
+        self._failed = False
 
     @property
     def n_rows(self) -> int:
@@ -114,11 +116,15 @@ class StoreWriter:
         self._file.sync()
 
     def close(self) -> None:
-        """Complete the file: it appears under its name. What has waited is coded."""
+        """Complete the file: it appears under its name. What has waited is coded; after an error, if it can be."""
         if self._closed:
             return
         try:
-            self._code_rest()
+            if self._failed:
+                self._keep_rest()
+                self._accepted = self._frames.n_rows
+            else:
+                self._code_rest()
             self._finish()
             self._file.publish()
         except BaseException:
@@ -137,6 +143,11 @@ class StoreWriter:
     def _check_open(self) -> None:
         if self._closed:
             raise InputError(f"{self._file.path}: is closed; saecodec.create(path, append=True) adds rows to a file")
+        if self._failed:
+            raise InputError(
+                f"{self._file.path}: an error came before a block was written whole, and no rows can follow: close() "
+                "keeps the rows before it, discard() none"
+            )
 
     def _sequences_before(self, leading: tuple[int, ...]) -> int:
         return self._accepted // max(leading[-1], 1)
@@ -168,6 +179,14 @@ class StoreWriter:
                 self._code(n)
 
     def _code(self, n: int) -> None:
+        """Code the first n rows that wait. What fails here fails in the middle of a block: it cannot be given again."""
+        try:
+            self._write(n)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _write(self, n: int) -> None:
         rows, chunking = self._buffer.first(n)
         layers = self._coder(rows, self._frames.n_rows).labelled(chunking, 0)
         parts = self._coder.codec.pack(layers)
@@ -180,8 +199,8 @@ class StoreWriter:
         self._buffer.drop(n)
 
     def _code_rest(self) -> None:
-        if self._buffer.n_rows:
-            self._code(self._buffer.n_rows)
+        while self._buffer.n_rows:
+            self._code(self._buffer.next())
 
     def _finish(self) -> None:
         if self._frames.at > self._end:
@@ -189,13 +208,17 @@ class StoreWriter:
                 self._frames.finish(leading_of(self._frames.n_rows, self._inner or ()))
             self._end = self._frames.at
 
-    def _leave(self) -> None:
-        """Keep what can be kept: code what waits if that is possible, and give all chunks their index."""
-        self._closed = True
+    def _keep_rest(self) -> None:
+        """Code what waits, if that is possible."""
         with contextlib.suppress(Exception):
             # Not what may be in the file already: an interrupt can come between writing a chunk and dropping its rows.
             if self._accepted == self._frames.n_rows + self._buffer.n_rows and not sys.is_finalizing():
                 self._code_rest()
+
+    def _leave(self) -> None:
+        """Keep what can be kept: code what waits if that is possible, and give all chunks their index."""
+        self._closed = True
+        self._keep_rest()
         with contextlib.suppress(Exception):
             self._file.cut(self._frames.at)
             self._finish()

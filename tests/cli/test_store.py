@@ -59,7 +59,15 @@ def test_an_append_that_fails_leaves_the_file_as_it_was(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [("--step", "1"), ("--embed", "tables"), ("--chunk-rows", "4096"), ("--note", "a=b"), ("--force",)]
+    "options",
+    [
+        ("--step", "1"),
+        ("--embed", "tables"),
+        ("--chunk-rows", "4096"),
+        ("--note", "a=b"),
+        ("--jobs", "2"),
+        ("--force",),
+    ],
 )
 def test_what_the_file_decides_cannot_be_asked_for(folder, options):
     arguments = ("encode", folder / "b.npy", "-s", SAE, "-o", folder / "a.saec", "--append", *options)

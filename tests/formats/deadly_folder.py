@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from saecodec.formats.folder_work import EncodeFolder, Work
 
 @dataclass(frozen=True, kw_only=True)
 class DeadlyFolder(EncodeFolder):
-    """Shards named "deadly" kill their process, those named "once" the first time."""
+    """Shards named "deadly" kill their process, those named "once" the first time; those named "slow" take a minute."""
 
     def load(self) -> Work:
         work = super().load()
@@ -24,6 +25,8 @@ class DeadlyFolder(EncodeFolder):
             if "deadly" in shard.source or ("once" in shard.source and not mark.exists()):
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if "slow" in shard.source:
+                time.sleep(60)
             return work.code(shard)
 
         return Work(code, work.same)

@@ -206,3 +206,20 @@ def test_an_older_generation_that_is_no_file_is_refused(
     with open_saec(tmp_path / "b.saec", codec=codec) as file, pytest.raises(FormatError, match=error):
         verify_file(file, decode=False)
     assert not (tmp_path / "out.saec").exists()
+
+
+def test_an_input_that_grows_meanwhile_is_refused(
+    tmp_path: Path, layered: Codec, rows: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [encoded(tmp_path / f"{i}.saec", rows[:48].reshape(4, 12, 8), layered) for i in range(2)]
+
+    def growing(self: FrameWriter, *_: Any) -> None:
+        monkeypatch.undo()
+        FrameWriter.__init__(self, *_)
+        with saecodec.create(paths[1], layered, append=True) as store:
+            store.append(rows[:24].reshape(2, 12, 8))
+
+    monkeypatch.setattr(FrameWriter, "__init__", growing)
+    with pytest.raises(FormatError, match=r"1\.saec: changed while it was read"):
+        concatenate_files(paths, tmp_path / "out.saec")
+    assert not (tmp_path / "out.saec").exists()

@@ -10,7 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +29,13 @@ from hypothesis import strategies as st
 from saecodec.codec import Codec
 from saecodec.distortion import Distortion
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, OutputError
-from saecodec.formats import folder_pool
+from saecodec.formats import folder_pool, folders
 from saecodec.formats.arrays import open_array
 from saecodec.formats.codecfile import save_codec
 from saecodec.formats.decoding import compare
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.folder_manifest import STAGING
+from saecodec.formats.folder_plan import Shard
 from saecodec.formats.folder_work import DecodeFolder, EncodeFolder
 from saecodec.formats.folders import run
 from saecodec.formats.saec import open_saec
@@ -369,6 +374,35 @@ def test_what_is_missing_or_wrong_is_told_before_any_work(encode: EncodeFolder, 
         run(encode, jobs=1, pattern="*.pt")
 
 
+def test_a_source_that_vanished_is_a_failure(encode: EncodeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(encode, jobs=1)
+    found = folders.plan(encode.src, ".saec", encode.kinds)
+    monkeypatch.setattr(folders, "plan", lambda *_: found)
+    Path(encode.src, "a.npy").unlink()
+    summary = run(encode, jobs=1)
+    assert counts(summary) == (0, 3, 1)
+    assert "a.npy" in summary["failures"][0]["error"]
+
+
+def test_an_output_whose_folder_a_crash_kept_from_being_made_gets_its_name(encode: EncodeFolder) -> None:
+    run(encode, jobs=1)
+    staged = Path(encode.dst, STAGING, "deep", "er", "c.saec")
+    staged.parent.mkdir(parents=True)
+    Path(encode.dst, "deep", "er", "c.saec").rename(staged)
+    Path(encode.dst, "deep", "er").rmdir()
+    assert counts(run(encode, jobs=1)) == (0, 4, 0)
+
+
+def test_a_codec_of_a_url_is_counted(encode: EncodeFolder) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    assert encode.codec is not None
+    here = run(encode, jobs=1)
+    with fsspec.open("memory://folders.saecodec", "wb") as file:
+        file.write(Path(encode.codec).read_bytes())
+    there = run(replace(encode, codec="memory://folders.saecodec", dst=encode.dst + "2"), jobs=1)
+    assert there["bits_per_row_with_codec"] == here["bits_per_row_with_codec"]
+
+
 # -- who is killed -------------------------------------------------------------------------------------------------
 
 
@@ -395,6 +429,64 @@ def test_a_shard_that_kills_its_process_fails_alone(encode: EncodeFolder, monkey
     assert counts(summary) == (4, 0, 1)
     assert [failed["source"] for failed in summary["failures"]] == ["deadly.npy"]
     assert "died 2 times" in summary["failures"][0]["error"]
+
+
+class StubPool:
+    """A pool whose futures the test completes; one that is broken takes nothing."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.futures: list[Future[Any]] = []
+        self.broken = broken
+
+    def submit(self, *_: Any) -> Future[Any]:
+        if self.broken:
+            raise BrokenProcessPool
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+def test_shards_that_finish_while_a_line_is_settled_are_no_deaths() -> None:
+    pool, waiting = StubPool(), deque(Shard(f"{i}.npy", f"{i}.saec") for i in range(3))
+    lines = folder_pool._until_a_death(pool, waiting, 2)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(next, lines)
+        while len(pool.futures) < 2:
+            time.sleep(0.001)
+        pool.futures[0].set_result({"n": 0})
+        assert first.result() == {"n": 0}
+        pool.futures[1].set_result({"n": 1})
+        assert thread.submit(next, lines).result() == {"n": 1}
+        assert len(pool.futures) == 3
+        pool.futures[2].set_result({"n": 2})
+        assert thread.submit(list, lines).result() == [{"n": 2}]
+    assert not waiting
+
+
+def test_processes_that_die_before_they_begin_do_not_make_it_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_pool, "_pool", lambda *_: nullcontext(StubPool(broken=True)))
+    shards = [Shard(f"{i}.npy", f"{i}.saec") for i in range(3)]
+    lines = list(folder_pool.side_by_side(None, shards, 2))  # type: ignore[arg-type]
+    assert [line["source"] for line in lines] == ["0.npy", "1.npy", "2.npy"]
+    assert all("before they began" in line["error"] for line in lines)
+
+
+def test_what_is_being_coded_is_not_waited_for_when_a_run_ends(encode: EncodeFolder) -> None:
+    np.save(Path(encode.src, "slow.npy"), rows(4, 1))
+    task = DeadlyFolder(**{key: value for key, value in vars(encode).items() if key != "extension"})
+    lines = folder_pool.side_by_side(task, [Shard("slow.npy", "slow.saec"), Shard("a.npy", "a.saec")], 2)
+    assert next(lines)["source"] == "a.npy"
+    started = time.perf_counter()
+    lines.close()
+    assert time.perf_counter() - started < 30
+
+
+def test_a_line_without_a_distortion_does_not_stop_a_run(encode: EncodeFolder) -> None:
+    run(encode, jobs=1)
+    path = Path(encode.dst, "manifest.jsonl")
+    lines = [{key: value for key, value in line.items() if key != "squared_error"} for line in manifest(encode)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = run(encode, jobs=1)
+    assert (summary["skipped"], summary["read_back"], summary["nmse"]) == (4, 0, None)
 
 
 def is_running(pid: int) -> bool:

@@ -163,6 +163,20 @@ def test_a_length_that_lies_costs_no_memory_and_no_chunk(tmp_path: Path, layered
         assert recovered(tmp_path, data[:start] + lie + data[start:], layered)[1] == chunks
 
 
+def test_heads_that_each_claim_the_rest_of_the_file_do_not_take_for_ever(
+    tmp_path: Path, codec: Codec, rows: Array
+) -> None:
+    encode_array(MemoryArray(rows), tmp_path / "a.saec", codec=codec, chunk_rows=16)
+    data = (tmp_path / "a.saec").read_bytes()
+    claim = frame("CHNK", bytes(20 * 1000))[:16] + b"none"
+    (tmp_path / "b.saec").write_bytes(data + claim * 2000)
+    with pytest.raises(FormatError, match=r"b\.saec: is too damaged.* 64 times"):
+        recover_file(tmp_path / "b.saec", tmp_path / "out.saec")
+    assert [path.name for path in tmp_path.glob("*out*")] == []
+    (tmp_path / "b.saec").write_bytes(data + claim * 50 + bytes(20 * 1000))
+    assert recover_file(tmp_path / "b.saec", tmp_path / "out.saec").rows == N
+
+
 def test_a_torn_append_gives_the_older_generations_and_the_new_chunks(
     tmp_path: Path, layered: Codec, rows: Array
 ) -> None:

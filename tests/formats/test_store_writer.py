@@ -22,6 +22,8 @@ from saecodec.errors import FormatError, InputError, MissingPieceError, OutputEr
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.decoding import verify_file
 from saecodec.formats.encoding import encode_array, fit_array
+from saecodec.formats.file_lock import locked
+from saecodec.formats.frame_writer import FrameWriter
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.goal import Goal
 from saecodec.sae import SAE
@@ -229,6 +231,46 @@ def test_a_full_disk_is_told_and_costs_no_rows(tmp_path: Path, codec: Codec, row
         verify_file(file)
 
 
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_after_an_error_nothing_is_taken_twice(
+    tmp_path: Path, codec: Codec, rows: Array, monkeypatch: pytest.MonkeyPatch, with_ids: bool
+) -> None:
+    ids = np.arange(N) // 7 if with_ids else None
+    store, add, calls = saecodec.create(tmp_path / "a.saec", codec, chunk_rows=16), FrameWriter.add, []
+
+    def failing(frames: FrameWriter, n_rows: int, parts: list[bytes]) -> None:
+        calls.append(n_rows)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        add(frames, n_rows, parts)
+
+    monkeypatch.setattr(FrameWriter, "add", failing)
+    with pytest.raises(OutputError, match="No space left"):
+        store.append(rows, ids)
+    for again in (lambda: store.append(rows, ids), store.flush, lambda: store.append_array(MemoryArray(rows), ids)):
+        with pytest.raises(InputError, match="no rows can follow: close"):
+            again()
+    store.close()
+    with opened(tmp_path / "a.saec", codec) as file:
+        assert 16 < file.n_rows == store.n_rows < 48
+        kept = file.n_rows
+        verify_file(file)
+    part = None if ids is None else ids[:kept]
+    assert (tmp_path / "a.saec").read_bytes() == encoded(tmp_path / "b.saec", rows[:kept], codec, seq=part)
+
+
+def test_a_row_that_cannot_be_coded_costs_the_rows_of_its_chunk(tmp_path: Path, codec: Codec, rows: Array) -> None:
+    bad = rows.copy()
+    bad[20] = 1e7  # beyond the largest level
+    store = saecodec.create(tmp_path / "a.saec", codec, chunk_rows=16)
+    with pytest.raises(SaecodecError):
+        store.append(bad)
+    store.close()
+    with opened(tmp_path / "a.saec", codec) as file:
+        assert file.n_rows == store.n_rows == 16
+        verify_file(file)
+
+
 def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path: Path, codec: Codec, rows: Array) -> None:
     store = saecodec.create(tmp_path / "a.saec", codec, chunk_rows=16)
     store.append(rows)
@@ -276,6 +318,8 @@ def test_names_that_are_taken_are_refused(tmp_path: Path, codec: Codec, rows: Ar
         ({"weights": "int8"}, "embed it"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"search": "best"}, "search is 'best'"),
+        ({"row_shape": (8,) + (1,) * 8}, "rows of 9 dimensions"),
+        ({"chunk_rows": 0}, "got 0"),
     ],
 )
 def test_options_are_checked_before_any_file_is_there(
@@ -373,6 +417,56 @@ def test_two_appends_at_a_time_are_refused(tmp_path: Path, codec: Codec, rows: A
         pytest.raises(OutputError, match=r"a\.saec: is being written by another process"),
     ):
         saecodec.create(tmp_path / "a.saec", codec, append=True)
+
+
+def test_a_file_that_is_appended_to_is_not_replaced(tmp_path: Path, codec: Codec, rows: Array) -> None:
+    path = tmp_path / "a.saec"
+    encoded(path, rows, codec)
+    late = saecodec.create(path, codec, force=True)
+    late.append(rows[:3])
+    with saecodec.create(path, codec, append=True) as store:
+        store.append(rows)
+        for replace_it in (late.close, lambda: saecodec.create(path, codec, force=True)):
+            with pytest.raises(OutputError, match=r"a\.saec: is being written by another process"):
+                replace_it()
+    with opened(path, codec) as file:
+        assert file.n_rows == 2 * N
+    with opened(tmp_path / "a.saec.partial", codec) as file:
+        assert file.n_rows == 3
+
+
+def test_an_append_to_a_file_that_went_away_is_told(tmp_path: Path, codec: Codec, rows: Array) -> None:
+    path = tmp_path / "a.saec"
+    encoded(path, rows, codec)
+    store = saecodec.create(path, codec, append=True)
+    store.append(rows)
+    (tmp_path / "b.saec").write_bytes(path.read_bytes())
+    os.replace(tmp_path / "b.saec", path)
+    with pytest.raises(OutputError, match="removed or replaced while rows were appended"):
+        store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_descriptor_that_a_forked_process_keeps_is_no_lock(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "a"
+    path.write_bytes(b"")
+    with locked(str(path), path):
+        # What a fork's copy shares with its parent is the open file description, and so does a duplicate.
+        mine = max(int(fd) for fd in os.listdir("/dev/fd") if _names(int(fd), path))
+        kept = os.dup(mine)
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(kept)
+
+
+def _names(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def test_an_append_refuses_what_the_file_decides_or_lacks(
