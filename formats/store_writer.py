@@ -233,6 +233,8 @@ class StoreWriter:
     ) -> None:
         if error is None:
             self.close()
+        elif not self._closed and not self._accepted:
+            self.discard()  # there is nothing to keep, and it would be in the way of the next try
         elif not self._closed:
             self._leave()
             note = getattr(error, "add_note", None)  # from Python 3.11 on

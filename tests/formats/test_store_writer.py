@@ -513,3 +513,12 @@ def test_an_array_file_is_appended_in_pieces(tmp_path: Path, any_codec: Codec, r
         pytest.raises(InputError, match="<memory>: row 44 holds NaN or infinity"),
     ):
         store.append_array(MemoryArray(bad))
+
+
+def test_a_first_block_that_is_refused_leaves_nothing_in_the_way(tmp_path: Path, codec: Codec) -> None:
+    with pytest.raises(InputError), saecodec.create(tmp_path / "a.saec", codec) as store:
+        store.append(np.zeros((3, 5), np.float32))
+    assert list(tmp_path.iterdir()) == []
+    with saecodec.create(tmp_path / "a.saec", codec) as store:
+        store.append(np.ones((3, 8), np.float32))
+    assert (tmp_path / "a.saec").exists()
