@@ -315,10 +315,6 @@ def check_outputs(
 
 def file_bytes(path: str | None) -> int:
     """Size of a file, by path or URL, 0 for none."""
-    from saecodec.formats.byte_source import open_bytes
+    from saecodec.formats.byte_source import size_of
 
-    if not path:
-        return 0
-    source = open_bytes(path)
-    source.close()
-    return source.size
+    return size_of(path) if path else 0

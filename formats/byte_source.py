@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from errno import EISDIR
 from stat import S_ISDIR
 from typing import Any, Final, Protocol
@@ -37,6 +38,12 @@ def open_bytes(path: str | os.PathLike[str]) -> ByteSource:
     """The bytes of a path or URL; InputError when it cannot be opened."""
     name = os.fspath(path)
     return _RemoteFile(name) if is_url(name) else _LocalFile(name)
+
+
+def size_of(path: str | os.PathLike[str]) -> int:
+    """Bytes of a path or URL; InputError when it cannot be opened."""
+    with closing(open_bytes(path)) as source:
+        return source.size
 
 
 def is_url(path: str) -> bool:

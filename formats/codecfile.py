@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from saecodec.errors import FormatError, InputError
@@ -100,8 +100,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     name = os.fspath(path)
     file: BinaryIO
     if is_url(name):
-        source = open_bytes(name)
-        file = io.BytesIO(source.read([(0, source.size)])[0])
+        with closing(open_bytes(name)) as source:
+            file = io.BytesIO(source.read([(0, source.size)])[0])
     else:
         try:
             file = open(path, "rb")  # noqa: SIM115 (closed below)

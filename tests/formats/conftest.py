@@ -12,8 +12,9 @@ import torch
 
 from saecodec.codec import Codec
 from saecodec.formats.array_source import MemoryArray
-from saecodec.formats.encoding import encode_array
+from saecodec.formats.encoding import encode_array, fit_array
 from saecodec.frames import HEAD_BYTES, FrameHead, frame, frames
+from saecodec.goal import Goal
 from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
 from saecodec.sae import SAE, Encoder
 
@@ -75,6 +76,12 @@ def codec(sae: SAE, x: npt.NDArray[np.float32]) -> Codec:
 def other_codec(sae: SAE, x: npt.NDArray[np.float32]) -> Codec:
     """With the same SAE, but another step."""
     return Codec.fit(sae, x, "0.7rms")
+
+
+@pytest.fixture(scope="module", params=["plain", "residual"])
+def layered(request: pytest.FixtureRequest, make_sae: Callable[..., SAE], rows: npt.NDArray[np.float32]) -> Codec:
+    """Fitted on the module's own `rows`, without and with a residual layer."""
+    return fit_array(MemoryArray(rows), make_sae("topk"), Goal.of(residual=request.param == "residual"))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from saecodec.errors import FormatError, InputError, OutputError
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.concatenating import concatenate_files
 from saecodec.formats.decoding import verify_file
-from saecodec.formats.encoding import encode_array, fit_array
+from saecodec.formats.encoding import encode_array
 from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.frame_file import TRAILER
 from saecodec.formats.frame_writer import FrameWriter
@@ -25,8 +25,6 @@ from saecodec.formats.index import Index
 from saecodec.formats.latent_source import MemoryLatents
 from saecodec.formats.saec import open_saec
 from saecodec.frames import frame
-from saecodec.goal import Goal
-from saecodec.sae import SAE
 
 Array = NDArray[Any]
 N = 60
@@ -35,11 +33,6 @@ N = 60
 @pytest.fixture(scope="module")
 def rows() -> Array:
     return np.random.default_rng(1).normal(size=(N, 8)).astype(np.float32)
-
-
-@pytest.fixture(scope="module", params=["plain", "residual"])
-def layered(request: pytest.FixtureRequest, make_sae: Callable[..., SAE], rows: Array) -> Codec:
-    return fit_array(MemoryArray(rows), make_sae("topk"), Goal.of(residual=request.param == "residual"))
 
 
 def encoded(path: Path, rows: Array, codec: Codec, **options: Any) -> Path:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,10 @@ from saecodec.formats import frame_scan
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.codecfile import save_codec
 from saecodec.formats.decoding import verify_file
-from saecodec.formats.encoding import encode_array, fit_array
+from saecodec.formats.encoding import encode_array
 from saecodec.formats.recovering import Recovery, recover_file
 from saecodec.formats.saec import open_saec
 from saecodec.frames import frame, frames
-from saecodec.goal import Goal
-from saecodec.sae import SAE
 
 Array = NDArray[Any]
 N = 60
@@ -37,11 +34,6 @@ N = 60
 @pytest.fixture(scope="module")
 def rows() -> Array:
     return np.random.default_rng(1).normal(size=(N, 8)).astype(np.float32)
-
-
-@pytest.fixture(scope="module", params=["plain", "residual"])
-def layered(request: pytest.FixtureRequest, make_sae: Callable[..., SAE], rows: Array) -> Codec:
-    return fit_array(MemoryArray(rows), make_sae("topk"), Goal.of(residual=request.param == "residual"))
 
 
 def chunks_of(path: Path) -> list[bytes]:
