@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-ROUNDING: Final = 1e-12
-"""Of the energy: rows whose variance is below this share of it are all alike."""
+ROUNDING: Final = 2.0**-48
+"""Of the energy: rows whose variance is below this share of it are all alike, but for float32's rounding of them."""
 
 
 class Distortion:

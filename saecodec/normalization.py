@@ -33,15 +33,19 @@ def has_mean(kind: str) -> bool:
 def side_of(kind: str, x: Tensor) -> Side | None:
     """The side information of rows x, float32 (T, d), of all kinds but sequence_norm, which `sequence_scales` is for.
 
-    None for kind "none".
+    None for kind "none". Summed in float64, where the square of no float32 vanishes.
     """
     if kind == "none":
         return None
     if kind == "layer_norm":
         mean = x.mean(1, dtype=torch.float64).float()  # so exact in rows of equal values
-        scale = (x - mean[:, None]).norm(dim=1) / math.sqrt(max(x.shape[1] - 1, 1))
-        return Side(scale.cpu().numpy(), mean.cpu().numpy())
-    return Side((x.norm(dim=1) / math.sqrt(x.shape[1])).cpu().numpy())
+        scale = _norms(x - mean[:, None]) / math.sqrt(max(x.shape[1] - 1, 1))
+        return Side(scale.float().cpu().numpy(), mean.cpu().numpy())
+    return Side((_norms(x) / math.sqrt(x.shape[1])).float().cpu().numpy())
+
+
+def _norms(x: Tensor) -> Tensor:
+    return x.norm(dim=1, dtype=torch.float64)
 
 
 def sequence_scales(norms: NDArray[np.floating], ids: NDArray[np.integer], width: int) -> NDArray[np.float32]:

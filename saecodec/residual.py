@@ -75,12 +75,15 @@ class ResidualLayer:
     # -- rows ----------------------------------------------------------------------------------------------------------
 
     def coordinates(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Coordinates of residuals (T, d), in steps: float32 (T, M)."""
+        """Coordinates of residuals (T, d), in steps: float32 (T, M). InputError when float32 does not know the step."""
+        step = np.float32(self.step)
+        if not 0 < step < np.inf:
+            raise InputError(f"the step of the residual layer, {self.step:g}, is beyond float32: scale the rows")
         centred = residual - self._mean
         parts = [
             centred[:, values] @ analysis for (values, _), analysis in zip(self._basis, self._analysis, strict=True)
         ]
-        return np.asarray(np.concatenate(parts, axis=1) / np.float32(self.step), np.float32)
+        return np.asarray(np.concatenate(parts, axis=1) / step, np.float32)
 
     def rows(self, levels: NDArray[np.int32]) -> NDArray[np.float32]:
         """What levels, int32 (T, M), add to x_hat: float32 (T, d). FormatError when that is no float32."""

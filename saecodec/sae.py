@@ -220,8 +220,8 @@ class SAE:
         infinite = np.flatnonzero(~np.isfinite(x[bad]).all(axis=1))
         if infinite.size:
             raise InputError(
-                f"row {first_row + bad[infinite[0]]} holds NaN or infinity ({infinite.size} such rows among {len(x)}): "
-                "drop or repair these rows, they have no squared error"
+                f"row {first_row + bad[infinite[0]]} holds NaN or infinity ({infinite.size} such rows among {len(x)}), "
+                "or float64 values that float32 cannot hold: drop or repair these rows, they have no squared error"
             )
         raise InputError(
             f"row {first_row + bad[0]} has a norm above 1.8e19, whose square float32 cannot hold: scale the rows down"

@@ -280,7 +280,7 @@ class Steering:
         for (_, x), part in zip(self._numbered("verify"), coded.layers(), strict=True):
             distortion.add(x, coded.codec.reconstruct(part.codes, part.residual))
         # Rows that do not vary have no NMSE; their energy takes the place of their variance, as in `Sample`.
-        return distortion.squared_error / max(distortion.variance or distortion.energy, 1e-30)
+        return distortion.squared_error / (distortion.variance or distortion.energy or 1e-30)
 
 
 def draw_sample(rows: Rows, n_rows: int) -> Sample:
