@@ -38,6 +38,22 @@ def _fixed_seeds() -> None:
     torch.manual_seed(0)
 
 
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _golden_files_stay_as_they_are() -> Iterator[None]:
+    """Whatever the tests do, they write nothing to the golden files' folder."""
+    before = _stamps(GOLDEN)
+    yield
+    assert _stamps(GOLDEN) == before, f"a test has written to {GOLDEN}"
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
 # -- priors ------------------------------------------------------------------------------------------------------------
 
 FitPrior = Callable[[list[Codes]], LatentCodec]

@@ -1250,6 +1250,26 @@ def read_rows(data: bytes, tables: Tables, layer: Residual | None = None) -> tup
     return chunks, residual
 
 
+def read_filled_rows(
+    data: bytes, n_rows: int, tables: Tables, layer: Residual | None = None
+) -> tuple[list[bool], list[Chunk], list[list[int]]]:
+    """A chunk of a zarr array: which of its rows are coded, and what `read_rows` finds of those."""
+    need(len(data) >= 20, "a frame head has 20 bytes")
+    size = 20 + struct.unpack_from("<Q", data, 8)[0]
+    need(size <= len(data), "a frame ends inside the chunk")
+    (head,) = frames_of(data[:size], 0)
+    need(head.kind == "ROWS" and head.critical, "a chunk begins with a critical frame ROWS")
+    source = Bytes(head.payload)
+    need(source.varint() == n_rows, "T is that of the array's chunks")
+    runs = [source.varint() for _ in range(source.varint(n_rows + 1))]
+    source.end()
+    need(bool(runs) and all(runs[1:]) and sum(runs) == n_rows, "the runs are not empty and make up the rows")
+    coded = [i % 2 == 0 for i, n in enumerate(runs) for _ in range(n)]
+    chunks, residual = read_rows(data[size:], tables, layer)
+    need(sum(len(chunk.rows) for chunk in chunks) == sum(coded), "the chunks hold the coded rows")
+    return coded, chunks, residual
+
+
 def _tensors(
     frames: list[Frame], header: dict[str, Any], tables: Tables, codec: CodecFile | None
 ) -> tuple[dict[str, np.ndarray], str]:

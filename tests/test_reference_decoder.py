@@ -27,6 +27,7 @@ from saecodec.buckets import bucket_of
 from saecodec.codec import Codec
 from saecodec.codes import MAX_LEVEL, Codes
 from saecodec.errors import FormatError
+from saecodec.filled_rows import FilledRows
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.decoding import verify_file
 from saecodec.formats.encoding import encode_array
@@ -1643,13 +1644,13 @@ def test_golden_codecs_are_read_alike(path):
 
 @pytest.mark.parametrize("path", _golden("*.saec"), ids=lambda path: path.name)
 def test_golden_files_decode_alike(path):
-    """A file that embeds no tables is read with the golden codec that has its id; `row_norm`, whose side information
-    needs a decoder to be seen, with that of its formula."""
+    """A file that embeds no tables is read with the golden codec that has its id; one whose side information needs a
+    decoder to be seen, and has none, with that of its formula."""
     data, codecs = path.read_bytes(), [(p, saecodec.load_codec(p)) for p in _golden("*.saecodec")]
     with open_saec(path) as file:
         wanted = file.header.codec_id
     given = next(((p, codec) for p, codec in codecs if codec.codec_id == wanted), None)
-    sae = _golden_maker().FILES["row_norm"].sae() if path.stem == "row_norm" else None
+    sae = _golden_maker().FILES[path.stem].sae() if path.stem in ("heads", "row_norm") else None
     weights = {} if sae is None else sae.decoder_tensors() | sae.decoder_config()
     found = reference.read_saec(data, codec=given and reference.read_codec(given[0].read_bytes()), **weights)
     with open_saec(path, codec=given and given[1], sae=sae) as file:
@@ -1680,6 +1681,19 @@ def test_golden_chunks_decode_alike(path):
     codes = latents.unpack(chunk)
     np.testing.assert_array_equal(_levels(found.rows, codes.n_latents), codes.to_dense())
     assert found.columns == {name: values.tolist() for name, values in codes.columns.items()}
+
+
+@pytest.mark.parametrize("path", _golden("*.rows"), ids=lambda path: path.name)
+def test_golden_chunks_of_zarr_arrays_decode_alike(path):
+    case = _golden_maker().ZARR[path.stem]
+    codec_file, n_rows = GOLDEN / f"{case.codec}.saecodec", case.shape[0] * case.shape[1]
+    codec, known = saecodec.load_codec(codec_file), reference.read_codec(codec_file.read_bytes())
+    wanted = FilledRows.read(codec, path.read_bytes(), n_rows)
+    coded, chunks, residual = reference.read_filled_rows(path.read_bytes(), n_rows, known.tables, known.residual)
+    assert coded == wanted.coded.tolist()
+    ((chunk,), (part,)) = (chunks, wanted.parts)
+    np.testing.assert_array_equal(_levels(chunk.rows, known.tables.n_latents), part.codes.to_dense())
+    np.testing.assert_array_equal(residual, part.residual)
 
 
 def _ends_of_trailers(data: bytes) -> list[int]:

@@ -15,9 +15,12 @@ import zstandard
 
 from saecodec.codec import Codec
 from saecodec.codes import Codes
+from saecodec.decoder_precision import PRECISIONS
+from saecodec.filled_rows import FilledRows
 from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.decoding import verify_file
 from saecodec.formats.frame_file import TRAILER
+from saecodec.formats.header import EMBED
 from saecodec.formats.index import Index
 from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.saec import SaecFile, open_saec
@@ -25,19 +28,24 @@ from saecodec.frames import frame, frames, unpack_record
 from saecodec.integer_weights import read_integers
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
+from saecodec.normalization import KINDS
 from saecodec.priors.context import ContextPrior
+from saecodec.version import FEATURES
 from saecodec.wire import ByteReader
 
+FRAME_KINDS = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
 GOLDEN = Path(__file__).parents[1] / "golden"
-SIDE = ["layer_norm", "row_norm"]  # their codes are made by formula, not from rows
+SIDE = ["all", "heads", "layer_norm", "row_norm"]  # their codes are made by formula, not from rows
 WEIGHTS = ["weights_bfloat16", "weights_int8"]
+INTEGER = ["all", "weights_int8"]
 FILES = ["appended", "context", "decoder", "empty", "none", "residual", "residual_none", "tables", *SIDE, *WEIGHTS]
 LATENTS = ["latents_bfloat16", "latents_exact", "latents_step"]
-RESIDUAL = ["residual", "residual_none", "row_norm"]
+RESIDUAL = ["all", "residual", "residual_none", "row_norm"]
 CODECS = ["none", "residual_none"]
 CHUNKS = ["columns", "context_signed", "signed"]
+ZARR = ["filled"]
 CONTEXT = ["context", "context_signed"]
-COMPRESSED = ["decoder", "layer_norm", *WEIGHTS, *CONTEXT]  # zstd frames are in their bytes
+COMPRESSED = ["all", "decoder", "layer_norm", *WEIGHTS, *CONTEXT]  # zstd frames are in their bytes
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +116,11 @@ def comparable(data: bytes, magic_bytes: int = 8) -> list[Any]:
 def test_every_golden_file_is_there_and_tested() -> None:
     names = {path.name for path in GOLDEN.iterdir() if path.is_file()}
     data = {f"{name}.saec" for name in FILES + LATENTS} | {f"{name}.frames" for name in CHUNKS}
-    data |= {f"{name}.saecodec" for name in CODECS}
-    assert names == data | {f"{name}.json" for name in FILES + LATENTS + CHUNKS} | {"README.md", "make_golden.py"}
+    data |= {f"{name}.saecodec" for name in CODECS} | {f"{name}.rows" for name in ZARR}
+    assert names == data | {f"{name}.json" for name in FILES + LATENTS + CHUNKS + ZARR} | {
+        "README.md",
+        "make_golden.py",
+    }
     assert sum(path.stat().st_size for path in GOLDEN.iterdir() if path.is_file()) < 200_000
 
 
@@ -120,10 +131,11 @@ def test_a_golden_file_decodes_to_its_levels(name: str, make: ModuleType) -> Non
         assert make.described(all_codes(file)) == {key: wanted[key] for key in ("levels", "columns")}
         assert (file.header.decoder_id, file.header.codec_id) == (wanted["decoder_id"], wanted["codec_id"])
         header = {key: getattr(file.header, key) for key in ("dtype", "chunk_rows", "embed", "user", "step")}
-        assert {**header, "shape": list(file.shape)}.items() <= wanted["case"].items()
-        prior = "context" if name in CONTEXT else "factorized"
+        shape = [*file.index.leading, file.header.width]
+        assert {**header, "shape": shape}.items() <= wanted["case"].items()
+        prior = "context" if name in (*CONTEXT, "all") else "factorized"
         assert (file.header.made_by, file.header.prior) == ("saecodec golden", prior)
-        assert file.header.weights == wanted["case"].get("weights", "float32")
+        assert file.header.weights == wanted["case"].get("weights", "int8" if name in INTEGER else "float32")
         verify_file(file)
 
 
@@ -150,15 +162,10 @@ def test_a_golden_file_decodes_to_its_residual_levels_and_its_base_layer(name: s
 
 @pytest.mark.parametrize("name", FILES)
 def test_golden_files_name_the_features_that_they_have_and_the_version_of_these(name: str) -> None:
-    requires, version = ["prior:factorized"], [1, 0]
-    if name in RESIDUAL:
-        requires, version = ["prior:factorized", "layer:residual"], [1, 1]
-    elif name in CONTEXT:
-        requires, version = ["prior:context"], [1, 2]
-    if name in SIDE:
-        requires, version = [*requires, "side:rows"], [1, 3]
-    if name == "weights_int8":
-        requires, version = [*requires, "weights:int8"], [1, 5]
+    prior = "prior:context" if name in (*CONTEXT, "all") else "prior:factorized"
+    extra = {"layer:residual": RESIDUAL, "side:rows": SIDE, "weights:int8": INTEGER}
+    requires = [prior, *(feature for feature, names in extra.items() if name in names)]
+    version = [1, max(FEATURES[feature] for feature in requires)]
     paths = [GOLDEN / f"{name}.saec", *([GOLDEN / f"{name}.saecodec"] if name in CODECS else [])]
     for path in paths:
         (_, payload), *_ = frames(path.read_bytes()[8:], "golden")
@@ -250,6 +257,49 @@ def test_the_same_codec_gives_the_same_codec_file(name: str, make: ModuleType, t
     again = Codec(codec.quantizer, codec.latents, codec.decoder_id, sae, codec.info, make.FILES[name].layer())
     save_codec(again, tmp_path / "again.saecodec", embed_sae=True)
     assert comparable((tmp_path / "again.saecodec").read_bytes()) == comparable(golden.read_bytes())
+
+
+@pytest.mark.parametrize("name", ZARR)
+def test_a_golden_chunk_of_a_zarr_array_decodes_to_its_levels_and_back_to_its_bytes(
+    name: str, make: ModuleType
+) -> None:
+    golden, wanted, case = (GOLDEN / f"{name}.rows").read_bytes(), expected(name), make.ZARR[name]
+    codec = load_codec(GOLDEN / f"{case.codec}.saecodec")
+    assert codec.codec_id == wanted["codec_id"]
+    rows = FilledRows.read(codec, golden, case.shape[0] * case.shape[1])
+    assert np.flatnonzero(np.diff(rows.coded)).tolist() == [6, 18, 19, 39]
+    (part,) = rows.parts
+    assert make.described(part.codes) == {key: wanted[key] for key in ("levels", "columns")}
+    assert make.described_residual(part.residual) == wanted["residual"]
+    values = rows.values(codec, case.shape, "float32", -1.0).reshape(-1, make.WIDTH)
+    np.testing.assert_allclose(values[[7, 8]], wanted["first_rows_of_x_hat"], rtol=1e-5, atol=1e-5)
+    assert (values[~rows.coded] == -1).all()
+    assert rows.to_bytes(codec) == case.rows(codec).to_bytes(codec) == golden
+
+
+def test_every_feature_of_the_format_is_in_a_golden_file(make: ModuleType) -> None:
+    """A feature, a way to embed, a precision, a kind of side information or a frame that is new needs a file here."""
+    features, embeds, weights, frame_kinds, kinds = set(), set(), set(), set(), {"none"}
+    generations, shaped = 0, 0
+    for name in FILES + LATENTS:
+        data = (GOLDEN / f"{name}.saec").read_bytes()
+        found = [head.kind for head, _ in frames(data[8:], name)]
+        frame_kinds |= set(found)
+        generations = max(generations, found.count("TAIL"))
+        with opened(name, make) if name in FILES else open_saec(GOLDEN / f"{name}.saec") as file:
+            features |= set(file.header.requires)
+            embeds.add(file.header.embed)
+            weights.add(file.header.weights)
+            shaped += bool(file.header.row_shape)
+            if file.codec.side is not None:
+                kinds.add(file.codec.side.kind)
+    assert features == set(FEATURES)
+    assert embeds == set(EMBED)
+    assert weights == set(PRECISIONS)
+    assert kinds == set(KINDS)
+    assert frame_kinds == set(FRAME_KINDS)
+    assert generations > 2
+    assert shaped
 
 
 @pytest.mark.parametrize("name", CHUNKS)

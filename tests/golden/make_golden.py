@@ -23,7 +23,8 @@ import saecodec
 from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.decoder_precision import with_precision
-from saecodec.formats.codecfile import save_codec
+from saecodec.filled_rows import FilledRows
+from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.latent_source import LatentSource, MemoryLatents
 from saecodec.formats.latent_values import latent_rows
@@ -173,6 +174,20 @@ class FileCase:
         return out.getvalue()
 
 
+def appended(case: FileCase, codec: Codec, layers: Layers, generations: tuple[int, ...]) -> bytes:
+    """The bytes of a file that has so many entries of the first dimension after each generation."""
+    out, start, length = io.BytesIO(), 0, case.n_rows // case.shape[0]
+    with pinned_version():
+        writer = SaecWriter(out, codec, shape=case.shape, **case.facts())
+        for n in generations:
+            stop = n * length
+            for at in range(start, stop, case.chunk_rows):
+                writer.add(layers[at : min(at + case.chunk_rows, stop)])
+            writer.frames.finish((n, *case.shape[1:-1]))
+            start = stop
+    return out.getvalue()
+
+
 @dataclass(frozen=True)
 class AppendedCase(FileCase):
     """The same, appended to. generations: rows of the first dimension that there are after each."""
@@ -180,16 +195,7 @@ class AppendedCase(FileCase):
     generations: tuple[int, ...]
 
     def encode(self, codec: Codec, layers: Layers) -> bytes:
-        out, start = io.BytesIO(), 0
-        with pinned_version():
-            writer = SaecWriter(out, codec, shape=self.shape, **self.facts())
-            for n in self.generations:
-                stop = n * self.shape[1]
-                for at in range(start, stop, self.chunk_rows):
-                    writer.add(layers[at : min(at + self.chunk_rows, stop)])
-                writer.frames.finish((n, self.shape[1]))
-                start = stop
-        return out.getvalue()
+        return appended(self, codec, layers, self.generations)
 
 
 @dataclass(frozen=True)
@@ -277,6 +283,40 @@ class SideCase(ResidualCase):
 
     def layers(self, codes: Codes) -> Layers:
         return super().layers(codes) if self.blocks else Layers(codes)
+
+
+@dataclass(frozen=True)
+class HeadsCase(SideCase):
+    """The same of an array (..., 2, 4), whose last two dimensions are a row."""
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"row_shape": (2, 4)}
+
+
+@dataclass(frozen=True)
+class AllCase(SideCase):
+    """Side information, a residual layer, a context prior, sequences, an integer decoder, and appended to."""
+
+    generations: tuple[int, ...]
+
+    def sae(self) -> SAE:
+        return with_precision(super().sae(), "int8")
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"weights": "int8"}
+
+    def codec(self, sae: SAE) -> Codec:
+        prior = golden_prior(4, 1, 10, 30, 9, signed=False)
+        quantizer = Quantizer(self.step, integers((3, 16), 11, 5, 3, 57), prior.level_class)
+        return replace(super().codec(sae), quantizer=quantizer, latents=LatentCodec(prior))
+
+    def layers(self, codes: Codes) -> Layers:
+        t = np.arange(codes.n_rows)
+        labelled = replace(codes, columns={**codes.columns, "seq": t // 13 * 31 % 7, "token": t * t % 1009})
+        return super().layers(labelled)
+
+    def encode(self, codec: Codec, layers: Layers) -> bytes:
+        return appended(self, codec, layers, self.generations)
 
 
 @dataclass(frozen=True)
@@ -396,6 +436,23 @@ class LatentsCase:
         return out.getvalue()
 
 
+@dataclass(frozen=True)
+class ZarrCase:
+    """A chunk of a zarr array (docs/format.md, "Chunks in zarr arrays"), with residual levels. codec: its codec file.
+    runs: of rows that are coded, that are not, that are, ..."""
+
+    codec: str
+    shape: tuple[int, ...]
+    runs: tuple[int, ...]
+
+    def rows(self, codec: Codec) -> FilledRows:
+        """Codes of the rows of the formula, and residual levels of one."""
+        coded = np.repeat(np.arange(len(self.runs)) % 2 == 0, self.runs)
+        codes = codec.quantize(golden_rows(int(coded.sum())))
+        case = FILES[self.codec]
+        return FilledRows(coded, (case.layers(codes),))
+
+
 LATENT_FILES = {
     "latents_exact": LatentsCase("0", (6, 20, LATENTS), "float16", 50, {"delphi": "not a layout"}),
     "latents_bfloat16": LatentsCase("0", (60, LATENTS), "bfloat16", 60, {}),
@@ -451,6 +508,42 @@ FILES = {
         mean_centre=0.0,
     ),
 }
+FILES["heads"] = HeadsCase(
+    "standard",
+    0.5,
+    (4, 25, WIDTH),
+    "float16",
+    40,
+    "tables",
+    {},
+    blocks=(),
+    residual_step=1.0,
+    unit=1.0,
+    kind="sequence_norm",
+    resolution=7,
+    centre=0.875,
+    mean_step=1.0,
+    mean_centre=0.0,
+)
+FILES["all"] = AllCase(
+    "jumprelu",
+    0.25,
+    (6, 20, WIDTH),
+    "bfloat16",
+    50,
+    "decoder",
+    {"note": "all of 1.6"},
+    blocks=((4, 6), (2, 2)),
+    residual_step=0.5,
+    unit=2.0**-5,
+    kind="layer_norm",
+    resolution=16,
+    centre=0.625,
+    mean_step=2.0**-5,
+    mean_centre=-0.1875,
+    generations=(3, 6),
+)
+ZARR = {"filled": ZarrCase("residual_none", (5, 10, WIDTH), (0, 7, 12, 1, 20, 10))}
 CHUNKS = {
     "signed": ChunkCase(200, True, ()),
     "columns": ChunkCase(200, False, ("sequence", "token", "constant")),
@@ -513,6 +606,15 @@ def main() -> None:
             values = {"kind": file.header.values.kind, "base": file.header.values.base} if file.header.values else None
             content = {"case": vars(latents), "codec_id": file.header.codec_id, "values": values, **described(codes)}
             content["float32_sha256"] = latents_digest(file)
+        save_json(name, content)
+    for name, zarr_chunk in ZARR.items():
+        codec = load_codec(FOLDER / f"{zarr_chunk.codec}.saecodec")
+        rows = zarr_chunk.rows(codec)
+        (part,) = rows.parts
+        (FOLDER / f"{name}.rows").write_bytes(rows.to_bytes(codec))
+        content = {"case": vars(zarr_chunk), "codec_id": codec.codec_id, **described(part.codes)}
+        content["residual"] = described_residual(part.residual)
+        content["first_rows_of_x_hat"] = codec.reconstruct(part.codes, part.residual)[:2].tolist()
         save_json(name, content)
     for name, chunk in CHUNKS.items():
         codes = chunk.codes()
