@@ -1034,7 +1034,7 @@ def _known(frames: list[Frame], kinds: set[str]) -> list[Frame]:
 @dataclass
 class SaecFile:
     header: dict[str, Any]
-    shape: list[int]  # leading dimensions of the index and width of the header
+    shape: list[int]  # leading dimensions of the index, and the header's width or shape of a row
     tables: Tables
     layer: Residual | None
     side: Side | None
@@ -1065,6 +1065,9 @@ def read_header(payload: bytes) -> dict[str, Any]:
     field(header, "made_by", str)
     user = header.get("user", {})
     need(type(user) is dict and all(type(text) is str for pair in user.items() for text in pair), "user is text")
+    row = header.get("row_shape", [header["width"], 1])
+    whole = type(row) is list and 2 <= len(row) <= 8 and all(type(n) is int and n >= 1 for n in row)
+    need(whole and math.prod(row) == header["width"], "a row's shape has 2 to 8 dimensions and the width's values")
     weights, integers = header.get("weights", "float32"), INTEGER_WEIGHTS in header["requires"]
     need(weights in PRECISIONS and (weights == "int8") == integers, "weights is known, and int8 when it is required")
     need(weights == "float32" or header["embed"] == "decoder", "there are rounded weights only in a file")
@@ -1220,7 +1223,7 @@ def read_saec(
     residual = []
     for n_rows, after in zip(index.rows, behind, strict=True):
         residual += residual_levels(after.payload, layer, n_rows) if layer else []
-    shape = [*index.leading, header["width"]]
+    shape = [*index.leading, *header.get("row_shape", [header["width"]])]
     out = SaecFile(header, shape, tables, layer, side, decoded, residual, None, None)
     of_rows = [pair for chunk in decoded for pair in scales_and_means(chunk, side)] if side else None
     if LATENTS in header["requires"]:
