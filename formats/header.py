@@ -117,7 +117,7 @@ class Header:
             "sae": all(type(sae.get(key)) is kind for key, kind in _SAE_FACTS.items()),
             "user": isinstance(user, dict) and all(isinstance(text, str) for pair in user.items() for text in pair),
         }
-        possible["row_shape"] = row_shape == [] or (
+        possible["row_shape"] = "row_shape" not in record or (
             isinstance(row_shape, list)
             and 1 < len(row_shape) <= MAX_ROW_DIMENSIONS
             and all(type(n) is int and n > 0 for n in row_shape)

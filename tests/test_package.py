@@ -50,6 +50,14 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(saecodec, "utils")
 
 
+def test_the_page_of_public_names_is_what_the_code_says() -> None:
+    """A name, a parameter or an option that changes is a change of the interface: docs/api.md says what that takes."""
+    pytest.importorskip("zarr")
+    import make_api
+
+    assert make_api.PAGE.read_text(encoding="utf-8") == make_api.page(), "run python docs/make_api.py, and say why"
+
+
 CORE = [
     module.name
     for package in (saecodec, saecodec.peers, saecodec.priors)
