@@ -45,7 +45,8 @@ def side_of(kind: str, x: Tensor) -> Side | None:
 
 
 def _norms(x: Tensor) -> Tensor:
-    return x.norm(dim=1, dtype=torch.float64)
+    found: Tensor = x.norm(dim=1, dtype=torch.float64)
+    return found
 
 
 def sequence_scales(norms: NDArray[np.floating], ids: NDArray[np.integer], width: int) -> NDArray[np.float32]:
