@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results checkpoints inputs rd context latents store recovery folders \
+.PHONY: help demo test lint api compatibility results checkpoints inputs rd context latents store recovery folders \
 	compare paper paper-mnist clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
 	@echo "make test         run the tests"
 	@echo "make lint         ruff and mypy"
+	@echo "make api          write docs/api.md again, the public names"
+	@echo "make compatibility  run the readers of all versions on the golden files: docs/compatibility.md"
 	@echo "make results      measure again what docs/results.md reports (DATA=folder)"
 	@echo "make checkpoints  write the tables of docs/checkpoints.md again (REFERENCE=folder, or SAECODEC_FIXTURES)"
 	@echo "make inputs       measure the reading speeds of docs/inputs.md again"
@@ -49,6 +51,12 @@ lint: $(STAMP)
 	rm -rf $(TYPED) && mkdir -p $(TYPED)
 	cd $(TYPED) && ln -s ../../../saecodec/* ../../../formats ../../../cli .
 	MYPYPATH=build/typed $(BIN)/mypy
+
+api: $(STAMP)
+	$(BIN)/python docs/make_api.py
+
+compatibility: $(STAMP)
+	$(BIN)/python docs/make_compatibility.py
 
 DATA ?= ../shared/data
 results: $(STAMP)
