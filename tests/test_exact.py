@@ -101,7 +101,7 @@ def test_another_librarys_function_gives_the_same_float32(name: str, monkeypatch
 @pytest.mark.parametrize("error", [-(2.0**-24), 2.0**-24])
 def test_a_logarithm_that_errs_is_rounded_to_the_same_integer(error: float) -> None:
     resolution, centre = 97, 0.7
-    halves = centre * 2.0 ** ((np.arange(-3000, 3000) + 0.5) / resolution)  # as near to a tie as floats come
+    halves = centre * 2.0 ** ((np.arange(-150, 150) + 0.5) / resolution)  # as near to a tie as floats come
     levels = np.log2(halves / centre) * resolution
     found = exact.nearest_integer(levels, lambda i: exact.log2(float(halves[i]), centre, resolution))
     again = exact.nearest_integer(levels + error, lambda i: exact.log2(float(halves[i]), centre, resolution))

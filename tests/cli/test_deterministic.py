@@ -14,11 +14,11 @@ SAE = BUNDLED / "minilm_l3_sae"
 
 @pytest.fixture
 def folder(tmp_path):
-    """acts/a.npy and acts/b.npy, 300 rows each, both.npy, and a codec for them that has a residual layer."""
-    rows = np.load(BUNDLED / "minilm_l3_rows.npy")[:600]
+    """acts/a.npy and acts/b.npy, 150 rows each, both.npy, and a codec for them that has a residual layer."""
+    rows = np.load(BUNDLED / "minilm_l3_rows.npy")[:300]
     (tmp_path / "acts").mkdir()
-    np.save(tmp_path / "acts" / "a.npy", rows[:300])
-    np.save(tmp_path / "acts" / "b.npy", rows[300:])
+    np.save(tmp_path / "acts" / "a.npy", rows[:150])
+    np.save(tmp_path / "acts" / "b.npy", rows[150:])
     np.save(tmp_path / "both.npy", rows)
     run("fit", SAE, tmp_path / "both.npy", "--residual", "-o", tmp_path / "c.saecodec")
     return tmp_path
@@ -74,7 +74,7 @@ def test_what_cannot_be_deterministic_is_refused_before_anything_is_written(fold
     both, out = folder / "both.npy", folder / "out"
     for command, text in (
         (("encode", both, "-s", SAE, "-o", out, "--nmse", 0.3), "fit a codec without --deterministic"),
-        (("encode", both, "-s", SAE, "-o", out, "--search", "refit"), "--search none"),
+        (("encode", both, "-s", SAE, "-c", folder / "c.saecodec", "-o", out, "--search", "refit"), "--search none"),
         (("encode", both, "-s", SAE, "-o", out, "--latents"), "--deterministic"),
         (("fit", SAE, both, "-o", out, "--residual"), "fit a codec without --deterministic"),
         (("encode-dir", folder / "acts", out, "-s", SAE, "-c", folder / "c.saecodec", "--search", "pursuit"), "none"),
