@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 _MANTISSA: Final = 53
 _FACTOR_BITS: Final = 24
 """Of a factor, those of float32: what is lost is below half a unit in the last place of its column's largest entry."""
+_BLOCK: Final = 1 << 20  # values that are copied at a time
 _AGREED: Final = 2.0**-44  # relative error of any library's float64 exp, exp2, log2, tanh: some 256 times theirs
 _DECIMALS: Final = Context(prec=120)  # what cancels in tanh of 1e-30 leaves enough of it
 
@@ -49,8 +50,11 @@ def product(x: Floats, w: Floats) -> Floats:
 
 def squares(x: NDArray[np.floating]) -> Floats:
     """sum of x^2 over each row of (T, d): float64 (T,)."""
-    high, low = _slices(x.astype(np.float64), (_MANTISSA - _bits(x.shape[1])) // 2)
-    return np.asarray((high * high).sum(1) + 2 * (high * low).sum(1) + (low * low).sum(1))
+    out, n = np.empty(len(x)), max(1, _BLOCK // max(x.shape[1], 1))
+    for start in range(0, len(x), n):
+        high, low = _slices(x[start : start + n].astype(np.float64), (_MANTISSA - _bits(x.shape[1])) // 2)
+        out[start : start + n] = (high * high).sum(1) + 2 * (high * low).sum(1) + (low * low).sum(1)
+    return out
 
 
 def means(x: NDArray[np.floating]) -> Floats:
@@ -159,6 +163,9 @@ def _slices(x: Floats, bits: int) -> tuple[Floats, Floats]:
 
 def _on_grid(x: Floats, bits: int, axis: int) -> Floats:
     """x rounded to multiples of a power of two, no more than 2^bits of them, where an axis has the largest |x|."""
-    largest = np.abs(x).max(axis=axis, keepdims=True, initial=0)
-    unit = np.ldexp(1.0, np.frexp(largest)[1] - bits)
-    return np.asarray(np.rint(x / unit) * unit)
+    highest, lowest = x.max(axis=axis, keepdims=True, initial=0), x.min(axis=axis, keepdims=True, initial=0)
+    unit = np.ldexp(1.0, np.frexp(np.maximum(highest, -lowest))[1] - bits)
+    out = np.asarray(x / unit)
+    np.rint(out, out=out)
+    out *= unit
+    return out
