@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
 .PHONY: help demo test lint api compatibility results checkpoints inputs rd context latents store recovery folders \
-	compare paper paper-mnist clean
+	determinism compare paper paper-mnist clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
@@ -24,6 +24,7 @@ help:
 	@echo "make store        measure docs/store.json again: access, processes, memory (DATA=folder; 20 minutes)"
 	@echo "make recovery     kill 50 encodes and recover each: docs/recovery.json (DATA=folder; 5 minutes)"
 	@echo "make folders      measure docs/folders.json again: encode-dir on processes and on Ray (DATA=folder; 3 minutes)"
+	@echo "make determinism  run docs/determinism.json again: other Pythons, numpy, torch (DATA=folder; 20 GB, half an hour)"
 	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder; 2 minutes)"
 	@echo "make paper        measure (b) to (d) of docs/paper.md again (DATA=folder; an hour), not (a)"
 	@echo "make paper-mnist  measure (a), docs/paper_mnist.md again (DATA=folder, MNIST_SAES=folder; an hour)"
@@ -84,6 +85,10 @@ store: $(STAMP)
 
 folders: $(STAMP)
 	$(BIN)/python docs/make_folders.py $(DATA)
+
+# PYTHONS: interpreters that are not on PATH, such as --python '~/.pyenv/versions/*/bin/python'.
+determinism: $(STAMP)
+	$(BIN)/python docs/make_determinism.py $(DATA) $(PYTHONS)
 
 paper: $(STAMP)
 	$(BIN)/python docs/make_paper.py $(DATA)

@@ -20,6 +20,7 @@ def append_rows(
     search: str | None,
     seq: str | None,
     key: str | None,
+    deterministic: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -34,7 +35,7 @@ def append_rows(
     source = open_array(input, key)
     if source.lies_in(output):
         raise OutputError(f"{output}: is the input; choose another output")
-    model, fitted = load_pieces(sae, codec, device)
+    model, fitted = load_pieces(sae, codec, device, deterministic)
     source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
     with (

@@ -12,6 +12,7 @@ from saecodec.cli.latents import encode_stored, latents_option, n_latents_option
 from saecodec.cli.options import (
     chunk_rows_option,
     codec_option,
+    deterministic_option,
     device_option,
     embed_option,
     force_option,
@@ -40,6 +41,7 @@ from saecodec.cli.options import (
 @click.option("--append", is_flag=True, help="Add the rows to OUT.saec, which exists and says how they are coded.")
 @click.option("--note", multiple=True, metavar="KEY=VALUE", help="Metadata to store in the file; may be repeated.")
 @key_option
+@deterministic_option
 @device_option
 @jobs_option
 @force_option
@@ -63,6 +65,7 @@ def encode(
     append: bool,
     note: tuple[str, ...],
     key: str | None,
+    deterministic: bool,
     device: str,
     jobs: int | None,
     force: bool,
@@ -80,6 +83,7 @@ def encode(
     Examples:
       saecodec encode acts.npy -s path/to/sae -o acts.saec
       saecodec encode acts.npy -s path/to/sae -c l3.saecodec -o acts.saec
+      saecodec encode acts.npy -s path/to/sae -c l3.saecodec --deterministic -o acts.saec
       saecodec encode acts.npy -s path/to/sae --embed decoder -o acts.saec
       saecodec encode acts.npy -s path/to/sae --embed decoder --weights int8 -o acts.saec
       saecodec encode 'acts/*.pt' -s path/to/sae -o acts.saec
@@ -113,6 +117,7 @@ def encode(
             search=search,
             seq=seq,
             key=key,
+            deterministic=deterministic,
             device=device,
             as_json=as_json,
         )
@@ -122,7 +127,7 @@ def encode(
     if latents:
         refuse_options(
             {"-s": sae, "-c": codec, "--nmse": nmse, "--bits": bits, "--search": search, "--residual": residual}
-            | {"--seq": seq, "--embed": None if embed == "tables" else embed}
+            | {"--seq": seq, "--embed": None if embed == "tables" else embed, "--deterministic": deterministic}
             | {"--weights": None if weights == "float32" else weights},
             "feature activations are coded without an SAE, at a step, with the tables in the file",
         )
@@ -144,7 +149,7 @@ def encode(
     check_output_name(output, ".saec")
     check_output_path(output, force=force)
     source = open_array(input, key)
-    model, fitted = load_pieces(sae, codec, device)
+    model, fitted = load_pieces(sae, codec, device, deterministic)
     source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
     with progress_bar() as progress:

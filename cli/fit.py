@@ -9,6 +9,8 @@ import click
 from saecodec.cli.options import (
     about_sae,
     chunk_rows_option,
+    deterministic_option,
+    device_of,
     device_option,
     force_option,
     goal_options,
@@ -43,6 +45,7 @@ from saecodec.cli.options import (
 @click.option("--embed-sae", is_flag=True, help="Put the SAE into the codec file, so that it encodes without it.")
 @chunk_rows_option
 @key_option
+@deterministic_option
 @device_option
 @force_option
 @json_option
@@ -61,6 +64,7 @@ def fit(
     embed_sae: bool,
     chunk_rows: int,
     key: str | None,
+    deterministic: bool,
     device: str,
     force: bool,
     as_json: bool,
@@ -88,7 +92,11 @@ def fit(
     wanted = goal(nmse, bits, step, search, residual, prior, fit_time)
     check_output_name(output, ".saecodec")
     check_output_path(output, force=force)
-    source, model = open_array(calibration, key), sae_of(sae, device)
+    source, model = open_array(calibration, key), sae_of(sae, device_of(device, deterministic))
+    if deterministic:
+        from saecodec.exact_encoder import deterministic as exactly
+
+        model = exactly(model)
     source = rows_of(source, model)
     ids = load_ids(seq, source.shape)
     with progress_bar() as progress:

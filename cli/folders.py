@@ -11,6 +11,8 @@ import click
 from saecodec.cli.options import (
     chunk_rows_option,
     codec_option,
+    deterministic_option,
+    device_of,
     device_option,
     embed_option,
     json_option,
@@ -71,6 +73,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--no-verify", is_flag=True, help="Do not decode each file again; then there is no NMSE.")
 @key_option
 @run_options
+@deterministic_option
 @device_option
 @json_option
 def encode_dir(
@@ -84,6 +87,7 @@ def encode_dir(
     weights: str,
     no_verify: bool,
     key: str | None,
+    deterministic: bool,
     device: str,
     as_json: bool,
     **run: Any,
@@ -111,7 +115,8 @@ def encode_dir(
         codec=codec,
         k=k,
         input_scale=scale,
-        device=device,
+        device=device_of(device, deterministic),
+        deterministic=deterministic,
         embed=embed or "none",
         weights=weights,
         chunk_rows=chunk_rows,

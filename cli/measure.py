@@ -11,6 +11,7 @@ from saecodec.cli.options import (
     analysis_options,
     chunk_rows_option,
     codec_option,
+    deterministic_option,
     device_option,
     embed_option,
     force_option,
@@ -37,6 +38,7 @@ from saecodec.cli.options import (
 @analysis_options
 @click.option("--arrays", metavar="FILE.npz", help="Figures of every row and every latent to write (numpy).")
 @key_option
+@deterministic_option
 @device_option
 @force_option
 @json_option
@@ -63,6 +65,7 @@ def measure(
     report: str | None,
     arrays: str | None,
     key: str | None,
+    deterministic: bool,
     device: str,
     force: bool,
     as_json: bool,
@@ -95,7 +98,7 @@ def measure(
     if latents:
         refuse_options(
             {"-s": sae, "-c": codec, "--nmse": nmse, "--bits": bits, "--search": search, "--residual": residual}
-            | {"--seq": seq, "--embed": None if embed == "tables" else embed}
+            | {"--seq": seq, "--embed": None if embed == "tables" else embed, "--deterministic": deterministic}
             | {"--weights": None if weights == "float32" else weights, "--report": report, "--arrays": arrays}
             | {"--metric": metric}
             | {"--skip-first": skip_first, "--rows-mask": rows_mask, "--group": group},
@@ -113,7 +116,7 @@ def measure(
         [seq, rows_mask, group, codec, sae, metric and metric.rpartition(":")[0]],
         force=force,
     )
-    model, fitted = load_pieces(sae, codec, device)
+    model, fitted = load_pieces(sae, codec, device, deterministic)
     source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
     with progress_bar() as progress:

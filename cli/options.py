@@ -67,6 +67,11 @@ def sae_told() -> tuple[int | None, float | None]:
     return told.get(f"{__name__}.sae_k"), told.get(f"{__name__}.input_scale")
 
 
+def device_of(device: str, deterministic: bool) -> str:
+    """What --device says; with --deterministic, "auto" is the CPU."""
+    return "cpu" if deterministic and device == "auto" else device
+
+
 def sae_of(path: str, device: str) -> SAE:
     """The SAE of a path, with what the options of `about_sae` say of it."""
     from saecodec.formats.checkpoints import load_sae
@@ -88,6 +93,12 @@ def sae_of(path: str, device: str) -> SAE:
 codec_option = click.option("-c", "--codec", metavar="CODEC", help="Fitted codec (.saecodec), made by 'saecodec fit'.")
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="D", help="Where the SAE runs: auto, cpu, cuda, cuda:1 ..."
+)
+deterministic_option = click.option(
+    "--deterministic",
+    is_flag=True,
+    help="The same levels on every machine, whatever its CPU, threads and libraries: the SAE computes in exact "
+    "arithmetic, on the CPU, some 3 times as slow. docs/determinism.md has what is promised.",
 )
 key_option = click.option(
     "--key",
@@ -250,11 +261,19 @@ def row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[
     return (start + n_rows if start < 0 else start), (stop + n_rows if stop < 0 else stop)
 
 
-def load_pieces(sae: str | None, codec: str | None, device: str) -> tuple[SAE | None, Codec | None]:
-    """The SAE and the codec that -s and -c name, on `device`."""
+def load_pieces(
+    sae: str | None, codec: str | None, device: str, deterministic: bool = False
+) -> tuple[SAE | None, Codec | None]:
+    """The SAE and the codec that -s and -c name, on `device`; deterministic: to encode with."""
     from saecodec.formats.codecfile import load_codec
 
-    return (sae_of(sae, device) if sae else None, load_codec(codec, device) if codec else None)
+    device = device_of(device, deterministic)
+    pieces = sae_of(sae, device) if sae else None, load_codec(codec, device) if codec else None
+    if not deterministic:
+        return pieces
+    from saecodec.exact_encoder import deterministic_pieces
+
+    return deterministic_pieces(*pieces)
 
 
 def rows_of(source: ArraySource, sae: SAE | None, codec: Codec | None = None) -> ArraySource:

@@ -18,6 +18,7 @@ from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.decoder_precision import FLOAT32
 from saecodec.distortion import Distortion
 from saecodec.errors import InputError, MissingPieceError, SaecodecError
+from saecodec.exact_encoder import deterministic_pieces
 from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.arrays import EXTENSIONS, open_array
 from saecodec.formats.checkpoints import load_sae
@@ -29,7 +30,7 @@ from saecodec.formats.folder_plan import Shard
 from saecodec.formats.saec import open_saec
 from saecodec.goal import Goal
 from saecodec.sae import SAE
-from saecodec.search import fitted_search
+from saecodec.search import check_search, fitted_search
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Task(ABC):
 @dataclass(frozen=True, kw_only=True)
 class EncodeFolder(Task):
     """`encode-dir`: array files become `.saec` files by one codec. Arguments are those of `encode_array`; key: of the
-    array in a file that holds several. verify: decode each file, for its NMSE."""
+    array in a file that holds several. verify: decode each file, for its NMSE. deterministic: see `exact_encoder`."""
 
     command: ClassVar[str] = "encode-dir"
     kinds: ClassVar[tuple[str, ...]] = EXTENSIONS
@@ -114,17 +115,24 @@ class EncodeFolder(Task):
     search: str | None = None
     key: str | None = None
     verify: bool = True
+    deterministic: bool = False
 
     def load(self) -> Work:
         """As `Task.load`; MissingPieceError without a codec or an SAE, IdentityError when they do not fit."""
         given, fitted = self._pieces()
+        if self.deterministic:
+            given, fitted = deterministic_pieces(given, fitted)
         if fitted is None:
             raise MissingPieceError("the files of a folder share a codec: give it (-c CODEC); 'saecodec fit' makes one")
         sae, codec = matched(given, fitted, self.weights, self.embed)
         assert codec is not None
         goal = Goal.of(search=self.search)
         settings = {name: getattr(self, name) for name in ("embed", "weights", "chunk_rows", "key")}
-        settings["search"] = self.search or fitted_search(codec.info)
+        search = goal.search if goal.search_given else fitted_search(codec.info)
+        check_search(sae, search)
+        settings["search"] = search
+        if self.deterministic:  # not told otherwise: manifests are older than it
+            settings["deterministic"] = True
         ids = {"codec_id": codec.codec_id, "decoder_id": codec.decoder_id, "sae_id": sae.sae_id}
         same = ids | {"settings": settings}
         return Work(lambda shard: self._code(shard, sae, codec, goal, same), same)

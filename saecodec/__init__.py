@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saecodec.codes import Codes
     from saecodec.decoder_precision import with_precision
     from saecodec.errors import SaecodecError
+    from saecodec.exact_encoder import deterministic
     from saecodec.formats.checkpoints import load_sae
     from saecodec.formats.codecfile import load_codec, save_codec
     from saecodec.formats.create import create
@@ -34,6 +35,7 @@ _EXPORTS = {
     "SAE": ("saecodec.sae", "SAE"),
     "SaecodecError": ("saecodec.errors", "SaecodecError"),
     "create": ("saecodec.formats.create", "create"),
+    "deterministic": ("saecodec.exact_encoder", "deterministic"),
     "load_codec": ("saecodec.formats.codecfile", "load_codec"),
     "load_sae": ("saecodec.formats.checkpoints", "load_sae"),
     "open": ("saecodec.formats.saec_array", "SaecArray"),
@@ -49,6 +51,7 @@ __all__ = [
     "SaecodecError",
     "__version__",
     "create",
+    "deterministic",
     "load_codec",
     "load_sae",
     "open",

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec import buckets
+from saecodec import buckets, exact
 from saecodec.rangecoder import TOTAL
 
 DEFAULT_SLOPE: Final = 0.06
@@ -46,6 +46,9 @@ def mean_bits(weights: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray((weights / TOTAL * bucket_bits(weights)).sum(1))
 
 
-def value_bits(weights: NDArray[np.int64], n_values: int) -> NDArray[np.float64]:
-    """Bits of each value 0..n_values - 1 under bucket tables with weights (C, 304): float64 (C, n_values)."""
-    return bucket_bits(weights)[:, buckets.bucket_of(np.arange(n_values))]
+def value_bits(weights: NDArray[np.int64], n_values: int) -> NDArray[np.float32]:
+    """Bits of each value 0..n_values - 1 under bucket tables with weights (C, 304): float32 (C, n_values), the nearest
+    ones, so that what they decide does not depend on a library's logarithm."""
+    inverse = np.broadcast_to(TOTAL * 2.0**buckets.OFFSET_BITS, weights.shape).ravel()  # of a value's probability
+    flat = exact.nearest(bucket_bits(weights).ravel(), lambda i: exact.log2(float(inverse[i]), float(weights.flat[i])))
+    return flat.reshape(weights.shape)[:, buckets.bucket_of(np.arange(n_values))]

@@ -129,7 +129,7 @@ def choose_levels(layer: ResidualLayer, coordinates: NDArray[np.float32], slope:
     Of each coordinate the nearest level, the next one towards zero and zero are weighed (rate-distortion optimised
     quantization).
     """
-    price = slope * value_bits(layer.tables.weights, _COST_VALUES).astype(np.float32)
+    price = slope * value_bits(layer.tables.weights, _COST_VALUES)
     flat, row = price.ravel(), layer.tables.classes * _COST_VALUES
     size = np.abs(coordinates)
     nearest = np.floor(size + np.float32(0.5))

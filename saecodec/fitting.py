@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,7 +105,8 @@ def activity(sae: SAE, chunks: Iterable[Features]) -> tuple[float, float]:
     square, nnz, n_rows = 0.0, 0, 0
     for features in chunks:
         length = features.values * sae.norms[features.latents]
-        square, nnz, n_rows = square + float(length @ length), nnz + features.nnz, n_rows + features.n_rows
+        added = math.fsum(length * length) if sae.deterministic else float(length @ length)
+        square, nnz, n_rows = square + added, nnz + features.nnz, n_rows + features.n_rows
     return (square / max(nnz, 1)) ** 0.5, nnz / max(n_rows, 1)
 
 

@@ -8,7 +8,7 @@ pre-activations h (T, F) as flat indices (row * F + latent, ascending) and float
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -125,6 +125,11 @@ class JumpReLU(Nonlinearity):
         return {"threshold": self.threshold}
 
 
+def _largest(order: Tensor, k: int) -> Tensor:
+    """Columns of the k largest of each row, int64 (T, k); any of those that are equal."""
+    return torch.topk(order, k, dim=1, sorted=False).indices
+
+
 @dataclass(frozen=True, eq=False)
 class TopK(Nonlinearity):
     """The k largest h of a row, then relu: at most k are active.
@@ -149,10 +154,9 @@ class TopK(Nonlinearity):
         """Which of the chosen are active."""
         return values > 0
 
-    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def active(self, h: Tensor, largest: Callable[[Tensor, int], Tensor] = _largest) -> tuple[Tensor, Tensor]:
         ranked = h if self.rank is None else h * self.rank
-        chosen = torch.topk(self._order(ranked), min(self.k, h.shape[1]), dim=1, sorted=False).indices
-        latents = chosen.sort(dim=1).values
+        latents = largest(self._order(ranked), min(self.k, h.shape[1])).sort(dim=1).values
         keep = self._kept(ranked.gather(1, latents))
         index = (latents + torch.arange(len(h), device=h.device)[:, None] * h.shape[1])[keep]
         return index, h.reshape(-1)[index]
@@ -195,7 +199,7 @@ class SignedTopKWithTies(SignedTopK):
 
     kind = "signed_topk_with_ties"
 
-    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def active(self, h: Tensor, largest: Callable[[Tensor, int], Tensor] = _largest) -> tuple[Tensor, Tensor]:
         ranked = h if self.rank is None else h * self.rank
         least = torch.topk(ranked, min(self.k, h.shape[1]), dim=1).values[:, -1:]
         index = ((ranked >= least) & (h != 0)).reshape(-1).nonzero().reshape(-1)
@@ -233,10 +237,12 @@ class Gated(Nonlinearity):
     b_mag: Tensor
     b_gate: Tensor
 
-    def active(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def active(self, h: Tensor, gain: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """gain: exp(r_mag), where somebody has it."""
         index, projection = _above(h, -self.b_gate)
         latent = index % h.shape[1]
-        values = projection * self.r_mag.exp()[latent] + self.b_mag[latent]
+        gain = self.r_mag.exp() if gain is None else gain
+        values = projection * gain[latent] + self.b_mag[latent]
         keep = values > 0
         return index[keep], values[keep]
 

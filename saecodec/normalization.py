@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saecodec import exact
 from saecodec.features import Side
 
 KINDS: Final = ("none", "layer_norm", "row_norm", "sequence_norm")
@@ -49,6 +50,17 @@ def _norms(x: Tensor) -> Tensor:
     return found
 
 
+def exact_side_of(kind: str, x: NDArray[np.float32]) -> Side | None:
+    """As `side_of`, of rows (T, d) in a numpy array, with the same result on every machine."""
+    if kind == "none":
+        return None
+    if kind == "layer_norm":
+        mean = exact.means(x).astype(np.float32)
+        squares = exact.squares(x.astype(np.float64) - mean[:, None])
+        return Side(np.sqrt(squares / max(x.shape[1] - 1, 1)).astype(np.float32), mean)
+    return Side(np.sqrt(exact.squares(x) / x.shape[1]).astype(np.float32))
+
+
 def sequence_scales(norms: NDArray[np.floating], ids: NDArray[np.integer], width: int) -> NDArray[np.float32]:
     """The scale of each row's sequence: mean |x| over the rows of the run of equal ids, over sqrt(d). norms: |x| (T,).
 
@@ -57,7 +69,8 @@ def sequence_scales(norms: NDArray[np.floating], ids: NDArray[np.integer], width
     """
     starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.int64)
     lengths = np.diff(starts, append=len(ids))
-    sums = np.add.reduceat(norms.astype(np.float64), starts) if len(ids) else np.zeros(0)
+    # fsum: the right one of all sums, whatever the order
+    sums = np.array([math.fsum(norms[start : start + n]) for start, n in zip(starts, lengths, strict=True)])
     return np.repeat(sums / lengths / math.sqrt(width), lengths).astype(np.float32)
 
 

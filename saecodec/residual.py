@@ -21,10 +21,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saecodec import buckets
+from saecodec import buckets, exact
 from saecodec.codes import MAX_LEVEL
 from saecodec.costs import bucket_bits
-from saecodec.errors import FormatError, InputError
+from saecodec.errors import FormatError, InputError, UnsupportedError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
 from saecodec.matrices import decode_matrix, encode_matrix
 from saecodec.quantizer import CENTROID_LEVELS, CENTROID_UNIT
@@ -74,12 +74,20 @@ class ResidualLayer:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def coordinates(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Coordinates of residuals (T, d), in steps: float32 (T, M). InputError when float32 does not know the step."""
+    def coordinates(self, residual: NDArray[np.float32], *, deterministic: bool = False) -> NDArray[np.float32]:
+        """Coordinates of residuals (T, d), in steps: float32 (T, M). InputError when float32 does not know the step.
+
+        deterministic: the same ones on every machine; UnsupportedError when the basis is far from orthonormal.
+        """
         step = np.float32(self.step)
         if not 0 < step < np.inf:
             raise InputError(f"the step of the residual layer, {self.step:g}, is beyond float32: scale the rows")
         centred = residual - self._mean
+        if deterministic:
+            whole = centred.astype(np.float64)
+            exactly = zip(self._basis, self._exact_analysis, strict=True)
+            found = [exact.product(np.ascontiguousarray(whole[:, values]), factor) for (values, _), factor in exactly]
+            return np.asarray(np.concatenate(found, axis=1) / self.step, np.float32)
         parts = [
             centred[:, values] @ analysis for (values, _), analysis in zip(self._basis, self._analysis, strict=True)
         ]
@@ -120,6 +128,20 @@ class ResidualLayer:
     def _analysis(self) -> list[NDArray[np.float32]]:
         """Pseudo-inverse of each block's basis, whose integers are only nearly orthonormal: (w, m)."""
         return [np.linalg.pinv(basis.astype(np.float64)).astype(np.float32) for _, basis in self._basis]
+
+    @cached_property
+    def _exact_analysis(self) -> list[NDArray[np.float64]]:
+        """As `_analysis`, as factors of `exact.product`."""
+        out = []
+        for _, basis in self._basis:
+            inverse = exact.pseudo_inverse(basis.astype(np.float64))
+            if inverse is None:
+                raise UnsupportedError(
+                    "the basis of this codec's residual layer is too far from orthonormal for deterministic "
+                    "arithmetic: fit another codec, or leave --deterministic out"
+                )
+            out.append(exact.factor(inverse))
+        return out
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 

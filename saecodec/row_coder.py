@@ -60,7 +60,8 @@ class RowCoder:
             codes = self.codec.quantize_features(own)
         if self.codec.residual is None:
             return Layers(codes)
-        coordinates = self.codec.residual.coordinates(x - self.codec.reconstruct(codes))
+        left = x - self.codec.reconstruct(codes)
+        coordinates = self.codec.residual.coordinates(left, deterministic=self.sae.deterministic)
         return Layers(codes, choose_levels(self.codec.residual, coordinates, RESIDUAL_SLOPE * self.slope))
 
     def _activity(self, x: NDArray[np.float32], first_row: int, side: Side | None) -> float:

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saecodec import exact
 from saecodec.encoder import HALF, AnyEncoder, encoder_of
 from saecodec.encoder import Encoder as Encoder
 from saecodec.errors import CheckpointError, InputError, MissingPieceError
 from saecodec.features import Features, Side
 from saecodec.identity import content_hash
-from saecodec.normalization import KINDS, normalized, restored, sequence_scales, side_of
+from saecodec.normalization import KINDS, exact_side_of, normalized, restored, sequence_scales, side_of
 
 _BATCH_CELLS: Final = 1 << 21  # T x F pre-activations at a time: 8 MB stay in the cache
 _MIN_BATCH_ROWS: Final = 64
@@ -98,6 +99,11 @@ class SAE:
         return self.encoder is not None and self.encoder.signed
 
     @property
+    def deterministic(self) -> bool:
+        """Whether what it computes is the same bits on every machine: see `exact_encoder.deterministic`."""
+        return self.encoder is not None and self.encoder.exact
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.w_dec.device
@@ -154,7 +160,10 @@ class SAE:
                 "(--seq IDS.npy, or an array of shape (..., position, d))"
             )
         parts = [x[start : start + self.batch_rows] for start in range(0, max(len(x), 1), self.batch_rows)]
-        found = [side_of(self.normalization, torch.from_numpy(np.array(part)).to(self.device)) for part in parts]
+        if self.deterministic:
+            found = [exact_side_of(self.normalization, part) for part in parts]
+        else:
+            found = [side_of(self.normalization, torch.from_numpy(np.array(part)).to(self.device)) for part in parts]
         sides = [side for side in found if side is not None]
         means = [side.mean for side in sides if side.mean is not None]
         return Side(np.concatenate([side.scale for side in sides]), np.concatenate(means) if means else None)
@@ -237,13 +246,15 @@ class SAE:
     @cached_property
     def norms(self) -> NDArray[np.float64]:
         """Norm of each decoder direction, float64 (F,)."""
-        directions = self.w_dec.cpu().numpy()
-        return np.asarray(np.sqrt(np.einsum("fd,fd->f", directions, directions, dtype=np.float64)))
+        return np.asarray(np.sqrt(exact.squares(self.w_dec.cpu().numpy())))
 
     @torch.no_grad()
     def rows(self, features: Features) -> Tensor:
         """x_hat of feature activations, float32 (T, d), as a weighted sum of decoder directions per row, normalization
         undone."""
+        if self.deterministic:
+            sums = exact.weighted_sums(features.indptr, features.latents, features.values, self.w_dec.numpy())
+            return restored(torch.from_numpy(sums).add_(self.b_dec.double()).float(), features.side)
         bags = torch.nn.functional.embedding_bag(
             torch.from_numpy(features.latents.astype(np.int64)).to(self.device),
             self.w_dec,

@@ -20,6 +20,7 @@ from saecodec.batches import map_batches
 from saecodec.codes import Codes, gather_rows
 from saecodec.costs import Costs
 from saecodec.dictionary import Candidates, Dictionary
+from saecodec.errors import InputError
 from saecodec.features import Features
 from saecodec.pursuit import LevelPrices, Selection, factorize, select
 from saecodec.quantizer import Quantizer
@@ -37,6 +38,15 @@ def fitted_search(info: Mapping[str, Any]) -> Mode:
     """The search that a codec was fitted with, by its `info`: its tables describe such codes."""
     found = info.get("search")
     return cast(Mode, found) if found in MODES else "none"
+
+
+def check_search(sae: SAE, mode: Mode) -> None:
+    """InputError when an SAE that is to be deterministic is asked to search."""
+    if sae.deterministic and mode != "none":
+        raise InputError(
+            f"the search {mode} compares sums of floats, which differ between machines: a deterministic encoder takes "
+            "the SAE's own activations (--search none)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +74,7 @@ class Search:
     """
 
     def __init__(self, sae: SAE, mode: Mode, active: float = 0.0) -> None:
+        check_search(sae, mode)
         self.sae, self.mode, self.active = sae, mode, active
         self._plain = replace(sae, normalization="none")
         self._dictionary = Dictionary(sae)

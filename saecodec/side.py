@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from saecodec import exact
 from saecodec.codes import MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.features import Features, Side
@@ -57,7 +58,10 @@ class SideQuantizer:
         """The columns, int64 (T,), of side information; InputError when a mean cannot be stored."""
         there = side.scale > 0
         octaves = np.log2(np.where(there, side.scale, self.centre), dtype=np.float64) - math.log2(self.centre)
-        level = np.rint(octaves * self.resolution).astype(np.int64)
+        level = exact.nearest_integer(
+            octaves * self.resolution,
+            lambda i: exact.log2(float(side.scale[i]), self.centre, self.resolution),
+        )
         out = {SCALE: np.where(there, level + (level >= 0), 0)}  # 0 is no scale at all
         if side.mean is not None:
             mean = np.rint((side.mean.astype(np.float64) - self.mean_centre) / self.mean_step)
@@ -76,8 +80,10 @@ class SideQuantizer:
             raise FormatError(f"{what}: without their side information: column {missing[0]!r} is missing")
         stored = columns[SCALE]
         with np.errstate(over="ignore"):
-            grid = self.centre * np.exp2((stored - (stored > 0)) / self.resolution)
-            scale = np.where(stored == 0, 0.0, grid).astype(np.float32)
+            level = stored - (stored > 0)
+            grid = self.centre * np.exp2(level / self.resolution)
+            scale = exact.nearest(grid, lambda i: exact.exp2(int(level[i]), self.resolution, self.centre))
+            scale[stored == 0] = 0
             means = self.mean_centre + columns[MEAN] * self.mean_step if has_mean(self.kind) else np.zeros(0)
             mean = means.astype(np.float32)
         if not (np.isfinite(scale).all() and np.isfinite(mean).all()):
@@ -182,7 +188,7 @@ def scales_of(
     if ids is None:
         sae.side(np.zeros((0, sae.width), np.float32))  # says what is missing
     assert ids is not None
-    norms = [np.sqrt(np.einsum("td,td->t", x, x, dtype=np.float64)) for x in rows]
+    norms = [np.sqrt(exact.squares(x)) for x in rows]
     return sequence_scales(np.concatenate([np.zeros(0), *norms]), np.asarray(ids), sae.width)
 
 

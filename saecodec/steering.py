@@ -97,6 +97,12 @@ class Steering:
                 f"chunks of {chunking.chunk_rows} rows of {sae.width} values are too large for a residual layer: use "
                 f"at most {MAX_CELLS // sae.width} rows a chunk"
             )
+        if sae.deterministic and not (goal.plain and goal.prior != CONTEXT and sae.normalization == "none"):
+            raise InputError(
+                "what is fitted for a search, a target, a residual layer, the context prior, or an SAE that normalizes "
+                "rows depends on sums of floats, which differ between machines: fit a codec without --deterministic, "
+                "and encode with that (-c CODEC)"
+            )
         if goal.prior == CONTEXT:
             check_rows(chunking.n_rows)
         self.sae, self.n_rows, self.goal = sae, chunking.n_rows, goal
