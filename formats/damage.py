@@ -42,6 +42,15 @@ class Lost:
         return str(self.error).removeprefix(f"{path}, ") + more
 
 
+def add_range(ranges: list[Lost], lost: Lost) -> None:
+    """Add rows that lie behind those of `ranges`, in which those that touch are one."""
+    last = ranges[-1] if ranges else None
+    if last is not None and last.stop == lost.start:
+        ranges[-1] = replace(last, stop=lost.stop, chunks=last.chunks + lost.chunks)
+    else:
+        ranges.append(lost)
+
+
 class Losses:
     """What is to be done about rows that are lost, and the record of them.
 
@@ -65,16 +74,9 @@ class Losses:
                 continue
             if self.on_error == "raise":
                 raise FormatError(f"{part.error}; --on-error skip (or nan) writes the other rows") from part.error
-            self._add(part)
+            add_range(self.ranges, part)
             if self.on_error == "nan" and stand_in is not None:
                 yield from stand_in(part.n_rows)
-
-    def _add(self, lost: Lost) -> None:
-        last = self.ranges[-1] if self.ranges else None
-        if last is not None and last.stop == lost.start:
-            self.ranges[-1] = replace(last, stop=lost.stop, chunks=last.chunks + lost.chunks)
-        else:
-            self.ranges.append(lost)
 
     @property
     def n_rows(self) -> int:

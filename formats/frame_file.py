@@ -19,7 +19,7 @@ from saecodec.prefetch import prefetched
 
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
-_TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
+TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
 _PIECE: Final = 1 << 20
 _MOST_CHUNKS: Final = 256  # that are read at a time
 _KNOWN: Final = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
@@ -98,19 +98,26 @@ class FrameFile:
     # -- what is read on opening ---------------------------------------------------------------------------------------
 
     def _read_index(self) -> tuple[Index, int]:
-        at = self.size - _TRAILER_FRAME
+        try:
+            return self._checked_index(self._trailer())
+        except FormatError as error:
+            raise FormatError(f"{error}; saecodec recover {self.path} -o OUT.saec keeps its complete chunks") from error
+
+    def _trailer(self) -> int:
+        """Where the index is."""
+        at = self.size - TRAILER_FRAME
         try:
             head, payload = self.frame(max(at, 0))
             if head.kind != "TAIL" or head.length != TRAILER.size:
                 raise FormatError(f"the last frame is {head.kind}, expected TAIL")
         except FormatError as error:
-            raise FormatError(
-                f"{self.path}: no valid trailer at its end: truncated or damaged ({error}); "
-                f"saecodec recover {self.path} -o OUT.saec keeps its complete chunks"
-            ) from error
+            raise FormatError(f"{self.path}: no valid trailer at its end: truncated or damaged ({error})") from error
         (offset,) = TRAILER.unpack(payload)
         if not len(MAGIC) <= offset < at:
             raise FormatError(f"{self.path}: the trailer points to offset {offset}, outside the file")
+        return int(offset)
+
+    def _checked_index(self, offset: int) -> tuple[Index, int]:
         head, payload = self.frame(offset)
         if head.kind != "INDX":
             raise FormatError(f"{self.path}: the trailer points to a {head.kind} frame, expected INDX")

@@ -54,10 +54,14 @@ class SaecFile(FrameFile):
 
         found = self._codec
         if self.header.embed != "none":
-            info, tables = {"sae": self.header.sae["name"]}, self.embedded("TABL")
-            layer = self.embedded("RTAB") if self.header.residual else None
-            side = self.embedded("SIDE") if self.header.side else None
-            found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables", layer, side)
+            try:
+                info, tables = {"sae": self.header.sae["name"]}, self.embedded("TABL")
+                layer = self.embedded("RTAB") if self.header.residual else None
+                side = self.embedded("SIDE") if self.header.side else None
+                found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables", layer, side)
+            except FormatError as error:
+                if found is None:
+                    raise FormatError(f"{error}; the codec that it was encoded with will do instead (-c)") from error
         if found is None:
             raise MissingPieceError(
                 f"{self.path}: needs the codec it was encoded with (id {self.header.codec_id}): give the .saecodec "

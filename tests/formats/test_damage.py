@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damaged_files import WIDTH, N, break_chunk, extents, flip, lost_mask, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,30 +22,18 @@ from saecodec.formats.arrays import open_array
 from saecodec.formats.damage import Losses
 from saecodec.formats.decoding import decode_file
 from saecodec.formats.decoding_latents import decode_latents
-from saecodec.formats.encoding import encode_array, fit_array
+from saecodec.formats.encoding import fit_array
 from saecodec.formats.latent_source import open_latents
 from saecodec.formats.saec import open_saec
-from saecodec.frames import HEAD_BYTES, frame
 from saecodec.goal import Goal
 from saecodec.sae import SAE, Encoder
 
 Array = NDArray[Any]
-N, WIDTH = 60, 8
 
 
 @pytest.fixture(scope="module")
 def rows() -> Array:
     return np.random.default_rng(1).normal(size=(N, WIDTH)).astype(np.float32)
-
-
-def write(path: Path, rows: Array, codec: Codec, *, chunk_rows: int = 7, appended: bool = False) -> Path:
-    """An array (2, 5, 6, 8) of the rows, in two generations if `appended`, in a file that holds all that it needs."""
-    x = rows.reshape(2, 5, 6, WIDTH)
-    encode_array(MemoryArray(x[:1] if appended else x), path, codec=codec, chunk_rows=chunk_rows, embed="decoder")
-    if appended:
-        with saecodec.create(path, sae=codec.sae, append=True) as store:
-            store.append(x[1:])
-    return path
 
 
 def normalizing(sae: SAE) -> SAE:
@@ -62,25 +52,6 @@ def any_codec(request: pytest.FixtureRequest, make_sae: Callable[..., SAE], rows
     if request.param == "side":
         sae = normalizing(sae)
     return fit_array(MemoryArray(rows), sae, Goal.of(residual=request.param == "residual"))
-
-
-def extents(path: Path) -> list[tuple[int, int, int, int]]:
-    """First byte, byte behind the last (the residual's included), and rows of each chunk."""
-    with open_saec(path) as file:
-        first, out = file.index.first_row.tolist(), []
-        for i, (block,) in enumerate(zip(file.chunk_blocks(range(len(file.index.rows))), strict=True)):
-            end = block.offset + block.length
-            if block.residual:
-                end += HEAD_BYTES + file.head(end).length
-            out.append((block.offset, end, first[i], first[i + 1]))
-    return out
-
-
-def lost_mask(ranges: Iterable[tuple[int, int]]) -> Array:
-    lost = np.zeros(N, bool)
-    for start, stop in ranges:
-        lost[start:stop] = True
-    return lost
 
 
 def read(path: Path) -> Array:
@@ -142,17 +113,6 @@ def test_all_rows_but_those_of_damaged_chunks_are_decoded_bit_by_bit(
             np.testing.assert_array_equal(read(folder / "raise.npy"), wanted)
 
 
-def break_chunk(path: Path, i: int) -> None:
-    """Make chunk i one that does not decode although its checksum is right."""
-    content = bytearray(path.read_bytes())
-    start, _, *_ = extents(path)[i]
-    with open_saec(path) as file:
-        payload = bytearray(file.frame(start)[1])
-    payload[len(payload) // 2 :] = bytes(b ^ 0x5A for b in payload[len(payload) // 2 :])
-    content[start : start + HEAD_BYTES + len(payload)] = frame("CHNK", bytes(payload))
-    path.write_bytes(content)
-
-
 def test_a_chunk_that_does_not_decode_although_its_checksum_is_right_is_lost(
     any_codec: Codec, rows: Array, tmp_path: Path
 ) -> None:
@@ -193,9 +153,7 @@ def test_without_its_residual_a_file_is_whole_where_only_that_is_damaged(
     path = write(tmp_path / "a.saec", rows, codec)
     with open_saec(path) as file:
         base = file.rows(base_only=True)
-    content = bytearray(path.read_bytes())
-    content[extents(path)[3][1] - 1] ^= 1
-    path.write_bytes(content)
+    flip(path, extents(path)[3][1] - 1)
     for base_only, lost in ((True, []), (False, [(21, 28)])):
         losses = Losses("nan")
         with open_saec(path) as file:
@@ -212,6 +170,38 @@ def test_rows_that_are_all_lost_leave_an_array_without_rows(any_codec: Codec, ro
     with open_saec(path) as file:
         assert decode_file(file, tmp_path / "x.npy", losses=losses) == (0, WIDTH)
     assert (losses.n_rows, len(losses.ranges)) == (N, 1)
+
+
+# -- an open file as an array -----------------------------------------------------------------------------------------
+
+
+def test_an_array_raises_at_lost_rows_or_gives_nan_for_them(any_codec: Codec, rows: Array, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.saec", rows, any_codec)
+    with saecodec.open(path) as file:
+        whole = file[...]
+    break_chunk(path, 2)
+    flip(path, extents(path)[0][0])
+    lost = lost_mask([(0, 7), (14, 21)])
+    picked = np.array([3, 20, 59, 8, 14, 8])
+    with saecodec.open(path) as file:
+        np.testing.assert_array_equal(file[1, 0], whole[1, 0])
+        for index in (0, (0, 2, 2)):
+            with pytest.raises(FormatError, match=r"chunk [02] \(rows (0:7|14:21)\)"):
+                file[index]
+        with pytest.raises(FormatError, match="chunk 0"):
+            list(file)
+    with saecodec.open(path, on_error="nan") as file:
+        for _ in range(2):  # from the file, then what the cache has
+            flat = file[...].reshape(N, WIDTH)
+            assert np.isnan(flat[lost]).all()
+            np.testing.assert_array_equal(flat[~lost], whole.reshape(N, WIDTH)[~lost])
+            np.testing.assert_array_equal(file.take(picked), flat[picked])
+        np.testing.assert_array_equal(np.concatenate(list(file)), flat)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(file))[...].reshape(N, WIDTH), flat)
+        with pytest.raises(FormatError, match="chunk 0"):
+            file.take_codes(picked)
+    with pytest.raises(InputError, match="expected raise or nan"):
+        saecodec.open(path, on_error="skip")
 
 
 # -- feature activations -----------------------------------------------------------------------------------------------
