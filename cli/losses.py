@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -33,12 +34,12 @@ def tell_written(
         click.echo(json.dumps(facts | {"lost_rows": losses.n_rows, "lost": losses.listed(input)}))
     else:
         click.echo(f"{output}: {dtype} {what} of shape {shape}")
-        tell_losses(input, losses)
+        tell_lost(input, losses.listed(input))
     if losses.ranges:
         click.get_current_context().exit(ROWS_LOST)
 
 
-def tell_losses(input: str, losses: Losses) -> None:
-    """List the rows that are lost, on stderr."""
-    for start, stop, reason in losses.listed(input):
+def tell_lost(input: str, lost: Sequence[tuple[int, int, str]]) -> None:
+    """List ranges of rows of a file that are lost, and why, on stderr."""
+    for start, stop, reason in lost:
         click.echo(f"lost: {input}: rows {start}:{stop}: {reason}", err=True)
