@@ -7,7 +7,11 @@ import sys
 
 
 def main() -> None:
-    """Entry point: exit status 0 when all went well, 1 when saecodec reports an error, 2 when the usage is wrong."""
+    """Entry point.
+
+    Exit status: 0 when all went well; 1 when saecodec reports an error; 2 when the usage is wrong; 3 when an output was
+    written, but rows that were damaged are lost (--on-error).
+    """
     from saecodec.cli.app import app
 
     # A job that is told to end (a scheduler's SIGTERM) cleans up as one that fails: no temporary file is left.

@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from saecodec.cli.latents import decode_stored, refuse_options
-from saecodec.cli.options import RowRange, codec_option, device_option, force_option, jobs_option, sae_option
+from saecodec.cli.losses import on_error_option
+from saecodec.cli.options import (
+    RowRange,
+    codec_option,
+    device_option,
+    force_option,
+    jobs_option,
+    json_option,
+    sae_option,
+)
 
 _DECODED_OPTIONS = (
     click.option(
@@ -22,11 +31,13 @@ _DECODED_OPTIONS = (
         help="Of the output; default: that of the input that was encoded.",
     ),
     jobs_option,
+    on_error_option,
+    json_option,
 )
 
 
 def decoded_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options --rows, --dtype and --jobs, of what is decoded."""
+    """Options --rows, --dtype, --jobs, --on-error and --json, of what is decoded."""
     for option in reversed(_DECODED_OPTIONS):
         command = option(command)
     return command
@@ -63,17 +74,22 @@ def decode(
     rows: tuple[int | None, int | None] | None,
     dtype: str | None,
     jobs: int | None,
+    on_error: str,
+    as_json: bool,
     base_only: bool,
     device: str,
     force: bool,
 ) -> None:
     """Decode a .saec file into an array file.
 
+    Exit status 3: OUT is written, but rows are lost in damaged chunks (--on-error).
+
     \b
     Examples:
       saecodec decode acts.saec -s path/to/sae -o acts_hat.npy
       saecodec decode acts.saec -s path/to/sae --rows 1000:2000 -o part.npy
       saecodec decode selfcontained.saec -o acts_hat.npy
+      saecodec decode damaged.saec -s path/to/sae --on-error nan -o acts_hat.npy
       saecodec decode --latents latents.saec -o delphi_cache/model.layers.3
       saecodec decode --latents latents.saec --rows :1000 --dtype float32 -o z.npz
       saecodec decode --latents acts.saec -s path/to/sae -o z.npz
@@ -81,7 +97,17 @@ def decode(
     if latents:
         refuse_options({"--base-only": base_only}, "feature activations are of the base layer anyway: leave it out")
         decode_stored(
-            input, output, sae=sae, codec=codec, rows=rows, dtype=dtype, jobs=jobs, device=device, force=force
+            input,
+            output,
+            sae=sae,
+            codec=codec,
+            rows=rows,
+            dtype=dtype,
+            jobs=jobs,
+            on_error=on_error,
+            device=device,
+            force=force,
+            as_json=as_json,
         )
         return
     decode_rows(
@@ -93,8 +119,10 @@ def decode(
         rows=rows,
         dtype=dtype,
         jobs=jobs,
+        on_error=on_error,
         device=device,
         force=force,
+        as_json=as_json,
     )
 
 
@@ -108,13 +136,17 @@ def decode_rows(
     rows: tuple[int | None, int | None] | None,
     dtype: str | None,
     jobs: int | None,
+    on_error: str,
     device: str,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Write the rows of a file."""
+    from saecodec.cli.losses import tell_written
     from saecodec.cli.options import load_pieces, row_range
     from saecodec.cli.progress import progress_bar
     from saecodec.formats.array_sinks import check_array_output
+    from saecodec.formats.damage import Losses
     from saecodec.formats.decoding import decode_file
     from saecodec.formats.saec import open_saec
 
@@ -123,6 +155,7 @@ def decode_rows(
         check_array_output(output, dtype or probe.dtype, force=force)
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
+    losses = Losses(on_error)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
         shape = decode_file(
             file,
@@ -133,5 +166,6 @@ def decode_rows(
             force=force,
             progress=progress,
             jobs=jobs,
+            losses=losses,
         )
-        click.echo(f"{output}: {dtype or file.dtype} array of shape {shape}")
+    tell_written(input, output, dtype or file.dtype, shape, losses, what="array", as_json=as_json)

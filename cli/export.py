@@ -38,6 +38,8 @@ def export(
     rows: tuple[int | None, int | None] | None,
     dtype: str | None,
     jobs: int | None,
+    on_error: str,
+    as_json: bool,
     device: str,
     force: bool,
 ) -> None:
@@ -62,4 +64,16 @@ def export(
     with open_saec(input) as probe:
         sparse = kind == _LATENTS or (probe.holds_latents and kind in ("npz", "pt"))
     write = decode_stored if sparse else decode_rows
-    write(input, target, sae=sae, codec=codec, rows=rows, dtype=dtype, jobs=jobs, device=device, force=force)
+    write(
+        input,
+        target,
+        sae=sae,
+        codec=codec,
+        rows=rows,
+        dtype=dtype,
+        jobs=jobs,
+        on_error=on_error,
+        device=device,
+        force=force,
+        as_json=as_json,
+    )

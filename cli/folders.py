@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from saecodec.cli.losses import ROWS_LOST, on_error_option, tell_lost
 from saecodec.cli.options import (
     chunk_rows_option,
     codec_option,
@@ -144,6 +145,7 @@ def encode_dir(
     type=click.Choice(["float16", "bfloat16", "float32", "float64"]),
     help="Of the outputs; default: that of the arrays that were encoded.",
 )
+@on_error_option
 @run_options
 @device_option
 @json_option
@@ -154,13 +156,15 @@ def decode_dir(
     codec: str | None,
     to: str,
     dtype: str | None,
+    on_error: str,
     device: str,
     as_json: bool,
     **run: Any,
 ) -> None:
     """Decode every .saec file in SRC, and in the folders in it, into an array file of the same name in DST.
 
-    It keeps a manifest in DST as encode-dir does, so the same command again does what is left.
+    It keeps a manifest in DST as encode-dir does, so the same command again does what is left. Exit status 3: all files
+    are written, but rows are lost in damaged chunks (--on-error).
 
     \b
     Examples:
@@ -181,12 +185,13 @@ def decode_dir(
         device=device,
         extension=f".{to}",
         dtype=dtype,
+        on_error=on_error,
     )
     _run(task, as_json, run)
 
 
 def _run(task: Task, as_json: bool, options: dict[str, Any]) -> None:
-    """Run, and tell the summary; exit status 1 when a shard failed."""
+    """Run, and tell the summary; exit status 1 when a shard failed, 3 when rows are lost."""
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import count, number, size
     from saecodec.formats.folders import run
@@ -205,8 +210,12 @@ def _run(task: Task, as_json: bool, options: dict[str, Any]) -> None:
                 f"  {number(found['bits_per_row'])} bits per row, {number(found['bits_per_row_with_codec'])} with the "
                 f"codec file, {found['ratio']:.1f}x smaller; NMSE {number(found['nmse'], 4)}"
             )
+    for damaged in found.get("losses", ()) if not as_json else ():
+        tell_lost(damaged["source"], damaged["lost"])
     for failure in found["failures"]:
         click.echo(f"failed: {failure['source']}: {failure['error']}", err=True)
     if found["failed"]:
         click.echo(f"Error: {found['failed']} of {count(found['shards'], 'shard')} failed", err=True)
         click.get_current_context().exit(1)
+    if found.get("losses"):
+        click.get_current_context().exit(ROWS_LOST)

@@ -86,23 +86,31 @@ def decode_stored(
     codec: str | None,
     rows: tuple[int | None, int | None] | None,
     dtype: str | None,
-    device: str,
     jobs: int | None,
+    on_error: str,
+    device: str,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Write the feature activations of a file."""
+    from saecodec.cli.losses import tell_written
     from saecodec.cli.options import load_pieces, row_range
     from saecodec.cli.progress import progress_bar
-    from saecodec.formats.decoding_latents import check_latent_output, decode_latents
+    from saecodec.formats.damage import Losses
+    from saecodec.formats.decoding_latents import check_latent_losses, check_latent_output, decode_latents
     from saecodec.formats.saec import open_saec
 
+    check_latent_losses(output, on_error)
     with open_saec(input) as probe:
         wanted = check_latent_output(output, probe, dtype, force=force)
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
+    losses = Losses(on_error)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
-        shape = decode_latents(file, output, rows=chosen, dtype=dtype, force=force, progress=progress, jobs=jobs)
-    click.echo(f"{output}: {wanted} feature activations of shape {shape}")
+        shape = decode_latents(
+            file, output, rows=chosen, dtype=dtype, force=force, progress=progress, jobs=jobs, losses=losses
+        )
+    tell_written(input, output, wanted, shape, losses, what="feature activations", as_json=as_json)
 
 
 def measure_stored(

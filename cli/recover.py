@@ -36,12 +36,17 @@ def recover(input: str, output: str, force: bool, as_json: bool) -> None:
     if as_json:
         facts = {"file": output, "chunks": done.chunks, "rows": done.rows, "shape": done.shape}
         facts |= {"kept_bytes": done.kept_bytes, "skipped_bytes": done.skipped_bytes, "skipped": done.skipped}
-        click.echo(json.dumps(facts | {"complete": done.complete}))
+        facts |= {"complete": done.complete, "lost": done.lost, "lost_known": done.lost_known}
+        click.echo(json.dumps(facts))
         return
     what = "nothing was missing" if done.complete else f"{size(done.skipped_bytes)} skipped"
     click.echo(
         f"{output}: {count(done.rows, 'row')} in {count(done.chunks, 'chunk')} of {input}, shape {done.shape}; {what}"
     )
+    for start, stop in done.lost:
+        click.echo(f"  rows {start}:{stop} of {input} are lost")
+    if not done.lost_known:
+        click.echo("  which rows the skipped bytes held is not known: no whole index lists them")
     for start, stop in done.skipped[:_RANGES]:
         click.echo(f"  skipped bytes {start:,} to {stop:,}: damaged, or a chunk that was not complete")
     if len(done.skipped) > _RANGES:

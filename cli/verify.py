@@ -12,6 +12,8 @@ from saecodec.cli.options import codec_option, device_option, jobs_option, json_
 if TYPE_CHECKING:
     from saecodec.formats.array_source import ArraySource
     from saecodec.formats.latent_source import LatentSource
+    from saecodec.formats.saec import SaecFile
+    from saecodec.formats.survey import Survey
 
 
 @click.command(short_help="Check a .saec file, and compare it with its input.")
@@ -37,6 +39,8 @@ def verify(
 ) -> None:
     """Check every checksum, decode every chunk, and report the distortion against the input where it is given.
 
+    Of a damaged file all damage is listed, with the rows that it costs; the exit status is 1.
+
     \b
     Examples:
       saecodec verify acts.saec -s path/to/sae --against acts.npy
@@ -46,22 +50,37 @@ def verify(
     from saecodec.cli.options import load_pieces
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import count, number
+    from saecodec.errors import FormatError
     from saecodec.formats.arrays import open_array
     from saecodec.formats.decoding import verify_file
     from saecodec.formats.latent_source import open_latents
     from saecodec.formats.measuring_latents import LatentDistortion
     from saecodec.formats.saec import open_saec
+    from saecodec.formats.survey import survey
 
     if checksums and (against or sae or codec):
         raise click.UsageError("--checksums decodes nothing: leave out --against, -s and -c")
-    with open_saec(input) as probe:
-        latents = probe.holds_latents
+    try:
+        with open_saec(input) as probe:
+            latents = probe.holds_latents
+    except FormatError as error:
+        if as_json:
+            click.echo(json.dumps({"file": input, "ok": False, "error": str(error)}))
+            click.get_current_context().exit(1)
+        raise
     source: ArraySource | LatentSource | None = None
     if against:
         source = open_latents(against, probe.header.width, key) if latents else open_array(against, key)
     model, fitted = (None, None) if checksums else load_pieces(sae, codec, device)
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
-        result = verify_file(file, against=source, decode=not checksums, progress=progress, jobs=jobs)
+        decode, damage = not checksums, None
+        try:
+            result = verify_file(file, against=source, decode=decode, progress=progress, jobs=jobs)
+        except FormatError as error:
+            damage = survey(file, error, decode=decode, progress=progress, jobs=jobs)
+    if damage is not None:
+        _tell_damage(file, damage, as_json)
+        click.get_current_context().exit(1)
     report = {"file": input, "ok": True, "frames": result.frames, "chunks": result.chunks, "rows": result.rows}
     report["decoded"] = "nothing" if checksums else result.decoded
     if result.distortion is not None:
@@ -85,3 +104,32 @@ def verify(
         else:
             how = f"mean cosine {number(found.cosine, 4)}"
         click.echo(f"  against {against}: NMSE {number(found.nmse, 4)}, {how}, largest error {found.max_error:.4g}")
+
+
+def _tell_damage(file: SaecFile, found: Survey, as_json: bool) -> None:
+    """List all that is damaged."""
+    from saecodec.cli.render import count
+
+    chunks = [(i, lost.start, lost.stop, lost.reason(file.path)) for i, lost in sorted(found.chunks.items())]
+    elsewhere = [(damage.start, damage.stop, damage.reason, damage.cost) for damage in found.elsewhere]
+    lost = [(part.start, part.stop, part.reason(file.path)) for part in found.lost]
+    n_lost = sum(stop - start for start, stop, _ in lost)
+    if as_json:
+        report = {"file": file.path, "ok": False, "chunks": len(file.index.rows), "rows": file.n_rows}
+        report |= {"decoded": found.decoded, "lost_rows": n_lost, "lost": lost}
+        click.echo(json.dumps(report | {"damaged_chunks": chunks, "elsewhere": elsewhere}))
+        return
+    for _, start, stop, reason in chunks:
+        click.echo(f"rows {start}:{stop} are lost: {reason}")
+    for start, stop, reason, cost in elsewhere:
+        click.echo(f"bytes {start}:{stop}: {reason}; costs {cost}")
+    if chunks:
+        click.echo(
+            f"the other rows: saecodec decode {file.path} --on-error nan (or skip); a file of the whole chunks: "
+            f"saecodec recover {file.path} -o OUT.saec"
+        )
+    click.echo(
+        f"Error: {file.path}: is damaged: {len(chunks)} of {count(len(file.index.rows), 'chunk')}, "
+        f"{n_lost:,} of {count(file.n_rows, 'row')} lost",
+        err=True,
+    )

@@ -40,27 +40,33 @@ class ChunkBlock:
             raise FormatError(f"{self.what}: the index is wrong about the frame at offset {self.offset}")
         return payload
 
+    def payloads(self) -> tuple[memoryview, memoryview | None]:
+        """The checked payloads of the chunk's frame and, where it is wanted, of its residual's."""
+        codes = self.codes()
+        if not self.residual:
+            return codes, None
+        found = "missing"
+        if self.length < len(self.data):
+            head, behind = self._frame(self.length, f"{self.what}, residual")
+            if head.kind == RESIDUAL_CHUNK:
+                return codes, behind
+            found = head.kind
+        raise FormatError(f"{self.what}: the frame behind it is {found}, expected its residual, RCHK")
+
     def layers(self, coder: ChunkCoder) -> Layers:
         """What is coded: the codes, and the residual levels where they are wanted."""
-        codes, behind = self.codes(), None
-        if self.residual:
-            found = "missing"
-            if self.length < len(self.data):
-                head, behind = self._frame(self.length, f"{self.what}, residual")
-                found = head.kind
-            if found != RESIDUAL_CHUNK:
-                raise FormatError(f"{self.what}: the frame behind it is {found}, expected its residual, RCHK")
-        layers = coder.unpack(codes, behind, self.what)
-        self._check_rows(layers.n_rows)
+        layers = coder.unpack(*self.payloads(), self.what)
+        self.check_rows(layers.n_rows)
         return layers
 
     def codes_of(self, latents: NDArray[np.int64], codec: LatentCodec) -> Codes:
         """The codes of some latents alone, int64 (n,)."""
         codes = codec.unpack_some(self.codes(), latents, self.what)
-        self._check_rows(codes.n_rows)
+        self.check_rows(codes.n_rows)
         return codes
 
-    def _check_rows(self, n_rows: int) -> None:
+    def check_rows(self, n_rows: int) -> None:
+        """FormatError when these are not as many rows as the index says."""
         if n_rows != self.rows:
             raise FormatError(f"{self.what}: holds {n_rows} rows, the index says {self.rows}")
 
@@ -77,6 +83,9 @@ def packed(coder: ChunkCoder, layers: Layers) -> tuple[int, list[bytes]]:
     return layers.n_rows, coder.pack(layers)
 
 
-def unpacked(coder: ChunkCoder, block: ChunkBlock) -> Layers:
-    """The layers of a chunk."""
-    return block.layers(coder)
+def salvaged(coder: ChunkCoder, block: ChunkBlock) -> Layers | FormatError:
+    """The layers of a chunk, or what is wrong with it."""
+    try:
+        return block.layers(coder)
+    except FormatError as error:
+        return error

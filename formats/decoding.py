@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from saecodec.distortion import Distortion
 from saecodec.errors import InputError
 from saecodec.formats.array_sinks import create_array
 from saecodec.formats.array_source import ArraySource, rows_for
+from saecodec.formats.damage import Losses, Lost
 from saecodec.formats.latent_source import LatentSource
 from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.measuring_latents import LatentDistortion, compare_latents
 from saecodec.formats.saec import SaecFile
 from saecodec.formats.structure import checked_frames
 from saecodec.progress import Progress, no_progress
+
+_NAN_VALUES: Final = 1 << 22  # that are written at a time
 
 
 def decode_file(
@@ -29,26 +35,43 @@ def decode_file(
     force: bool = False,
     progress: Progress = no_progress,
     jobs: int | None = 1,
+    losses: Losses | None = None,
 ) -> tuple[int, ...]:
     """Decode into an array file, of one of `array_sinks.EXTENSIONS`, and return its shape.
 
     rows: start and stop over flattened rows, which gives one leading dimension; None is all rows in the shape that was
     encoded. dtype: of the output, by default the input's. base_only: without the residual layer, whose chunks are not
-    read. jobs: processes that decode, None for as many as pays: see `map_chunks`.
+    read. jobs: processes that decode, None for as many as pays: see `map_chunks`. losses: what to do about rows of
+    damaged chunks, and then which they were; without, the first one raises. Where rows are skipped the array has one
+    leading dimension, and is decoded twice, for its shape is written first.
 
     Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
     """
     start, stop = rows if rows is not None else (0, file.n_rows)
     file.check_range(start, stop)
-    shape = file.shape if rows is None else (stop - start, *file.row_shape)
+    losses = Losses() if losses is None else losses
+    n_rows = stop - start
+
+    def batches() -> Iterator[NDArray[np.float32] | Lost]:
+        return file.salvaged_batches(start, stop, base_only=base_only, jobs=jobs)
+
+    if losses.on_error == "skip":
+        n_rows -= sum(part.n_rows for part in batches() if isinstance(part, Lost))
+    shape = file.shape if rows is None and n_rows == file.n_rows else (n_rows, *file.row_shape)
     done = 0
-    batches = file.batches(start, stop, base_only=base_only, jobs=jobs)
     with create_array(path, shape, dtype or file.dtype, force=force) as sink:
-        for batch in batches:
+        for batch in losses.kept(batches(), lambda n: _nan(n, file.header.width)):
             sink.write(batch.reshape(-1, shape[-1]))
             done += len(batch)
-            progress("decode", done, stop - start)
+            progress("decode", done, n_rows)
     return shape
+
+
+def _nan(n_rows: int, width: int) -> Iterator[NDArray[np.float32]]:
+    """Rows of NaN, a few at a time."""
+    most = max(1, _NAN_VALUES // width)
+    for start in range(0, n_rows, most):
+        yield np.full((min(most, n_rows - start), width), np.nan, np.float32)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from saecodec.errors import OutputError
+from saecodec.errors import InputError, OutputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.formats.atomic import atomic_folder, atomic_output, check_output_folder, check_output_path
+from saecodec.formats.damage import Losses
 from saecodec.formats.delphi import DelphiSource
 from saecodec.formats.delphi_layout import TOKEN, USER_KEY, Layout, default_splits, is_cache_file
 from saecodec.formats.delphi_writer import FLOATS, DelphiWriter, default_config
-from saecodec.formats.latent_values import latent_dtype, latent_rows
+from saecodec.formats.latent_values import latent_dtype, salvaged_latents
 from saecodec.formats.saec import SaecFile
 from saecodec.formats.sparse_npz import save_sparse_npz
 from saecodec.formats.sparse_torch import save_sparse_torch
@@ -39,6 +40,7 @@ def decode_latents(
     force: bool = False,
     progress: Progress = no_progress,
     jobs: int | None = 1,
+    losses: Losses | None = None,
 ) -> tuple[int, ...]:
     """Write the feature activations of a `.saec` file, and return their shape.
 
@@ -46,18 +48,21 @@ def decode_latents(
     cache, (sequences, positions, F): splits and `config.json` are those of the cache that the file was made from, else
     five splits. rows: start and stop over flattened rows, in a cache whole sequences. dtype: see `latent_rows`; of a
     cache float16 unless the file was made from one of another. force: replace a file, or a folder that holds nothing
-    but a cache. jobs: processes that decode. Nothing appears under `path` unless all of it succeeds.
+    but a cache. jobs: processes that decode. losses: what to do about rows of damaged chunks, and then which they were;
+    a matrix may go without them. Nothing appears under `path` unless all of it succeeds.
 
-    Raises InputError (rows), MissingPieceError, IdentityError, FormatError, OutputError.
+    Raises InputError (rows, losses), MissingPieceError, IdentityError, FormatError, OutputError.
     """
     start, stop = rows if rows is not None else (0, file.n_rows)
     file.check_range(start, stop)
+    losses = Losses() if losses is None else losses
+    check_latent_losses(path, losses.on_error)
     wanted = check_latent_output(path, file, dtype, force=force)
     n_latents = file.codec.latents.prior.n_latents
 
     def chunks() -> Iterator[LatentRows]:
         done = 0
-        for chunk in latent_rows(file, start, stop, wanted, jobs):
+        for chunk in losses.kept(salvaged_latents(file, start, stop, wanted, jobs)):
             yield chunk
             done += chunk.n_rows
             progress("decode", done, stop - start)
@@ -65,7 +70,7 @@ def decode_latents(
     if _extension(path) in _MATRICES:
         with atomic_output(path, force=force) as out:
             _write_matrix(out, _extension(path), chunks(), n_latents, wanted)
-        return stop - start, n_latents
+        return stop - start - losses.n_rows, n_latents
     leading = file.index.leading
     positions = leading[-1] if len(leading) > 1 or (leading and rows is None) else stop - start
     if positions and (start % positions or stop % positions):
@@ -83,6 +88,20 @@ def decode_latents(
             writer.add(chunk)
         writer.finish()
     return (*shape, n_latents)
+
+
+def check_latent_losses(path: str | os.PathLike[str], on_error: str) -> None:
+    """InputError when feature activations cannot be written without the rows of damaged chunks as asked."""
+    if on_error == "nan":
+        raise InputError(
+            f"{os.fspath(path)}: a sparse matrix has no NaN for a row, and a row without activations would be a lie: "
+            "leave lost rows out (--on-error skip)"
+        )
+    if on_error == "skip" and _extension(path) not in _MATRICES:
+        raise InputError(
+            f"{os.fspath(path)}: a delphi cache holds whole sequences, from which no rows can be left out: write an "
+            ".npz or .pt"
+        )
 
 
 def check_latent_output(path: str | os.PathLike[str], file: SaecFile, dtype: str | None, *, force: bool = False) -> str:

@@ -13,6 +13,7 @@ from saecodec.formats.checkpoint import SUFFIXES
 from saecodec.formats.codecfile import MAGIC as CODEC_MAGIC
 from saecodec.formats.codecfile import codec_facts
 from saecodec.formats.equations import equation
+from saecodec.formats.file_sizes import residual_bytes
 from saecodec.formats.header import Header
 from saecodec.formats.saelens import WEIGHTS, SAELensConfig, is_saelens
 from saecodec.value_code import ValueCode
@@ -108,7 +109,7 @@ def _value_text(values: ValueCode) -> str:
 def _residual(file: saec.SaecFile) -> dict[str, float | None]:
     """Bits per row of each layer's chunks."""
     base = int(file.index.lengths.sum())
-    layer = sum(file.residual_bytes(i) for i in range(len(file.index.rows)))
+    layer = sum(residual_bytes(file, i) for i in range(len(file.index.rows)))
     return {
         f"{name}_bits_per_row": 8 * n / file.n_rows if file.n_rows else None
         for name, n in (("base", base), ("residual", layer))

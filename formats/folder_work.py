@@ -23,6 +23,7 @@ from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.arrays import EXTENSIONS, open_array
 from saecodec.formats.checkpoints import load_sae
 from saecodec.formats.codecfile import load_codec
+from saecodec.formats.damage import Losses
 from saecodec.formats.decoding import compare, decode_file
 from saecodec.formats.encoding import encode_array, matched
 from saecodec.formats.folder_manifest import Line, file_hash, staged_path
@@ -170,17 +171,19 @@ class EncodeFolder(Task):
 @dataclass(frozen=True, kw_only=True)
 class DecodeFolder(Task):
     """`decode-dir`: `.saec` files become array files. extension: of these. dtype: of their values, by default that of
-    the arrays that were encoded."""
+    the arrays that were encoded. on_error: what rows of damaged chunks do, see `Losses`; "raise" fails their shard."""
 
     command: ClassVar[str] = "decode-dir"
     kinds: ClassVar[tuple[str, ...]] = (".saec",)
     extension: str = ".npy"
     dtype: str | None = None
+    on_error: str = "raise"
 
     def load(self) -> Work:
         """As `Task.load`; whether SAE and codec are those of a file is seen when it is decoded."""
         sae, codec = self._pieces()
-        same = {"settings": {"extension": self.extension, "dtype": self.dtype}}
+        settings = {"extension": self.extension, "dtype": self.dtype}
+        same = {"settings": settings if self.on_error == "raise" else settings | {"on_error": self.on_error}}
         return Work(lambda shard: self._code(shard, sae, codec, same), same)
 
     def _code(self, shard: Shard, sae: SAE | None, codec: Codec | None, same: Line) -> Line:
@@ -190,7 +193,10 @@ class DecodeFolder(Task):
             open_saec(path, sae=sae, codec=codec, device=self.device) as file,
         ):
             file.check_rows()
-            decode_file(file, staged, dtype=self.dtype, force=True)
+            losses = Losses(self.on_error)
+            decode_file(file, staged, dtype=self.dtype, force=True, losses=losses)
+            if losses.ranges:
+                line["lost"] = losses.listed(file.path)
             line |= {"codec_id": file.header.codec_id, "decoder_id": file.header.decoder_id}
             line |= {"rows": file.n_rows, "width": file.shape[-1], "dtype": self.dtype or file.dtype}
         return line

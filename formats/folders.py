@@ -187,7 +187,8 @@ def _totals(task: Task, lines: list[Line], outside: int) -> dict[str, Any]:
     rows, bytes_in, bytes_out = (sum(line[key] for line in lines) for key in ("rows", "source_bytes", "output_bytes"))
     totals: dict[str, Any] = {"rows": rows, "bytes_in": bytes_in, "bytes_out": bytes_out}
     if not isinstance(task, EncodeFolder):
-        return totals
+        losses = [{"source": line["source"], "lost": line["lost"]} for line in lines if "lost" in line]
+        return totals | {"losses": losses}
     read_back = [line for line in lines if None not in (line.get("squared_error"), line.get("variance"))]
     variance = sum(line["variance"] for line in read_back)
     return totals | {

@@ -19,7 +19,7 @@ from saecodec.prefetch import prefetched
 
 MAGIC: Final = b"\x89SAEC\r\n\x1a"
 TRAILER: Final = struct.Struct("<Q")
-_TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
+TRAILER_FRAME: Final = HEAD_BYTES + TRAILER.size
 _PIECE: Final = 1 << 20
 _MOST_CHUNKS: Final = 256  # that are read at a time
 _KNOWN: Final = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
@@ -33,8 +33,9 @@ class FrameFile:
         self.path, self.size, self._source = source.path, source.size, source
         if self.read(0, min(len(MAGIC), self.size)) != MAGIC:
             raise FormatError(f"{self.path}: not a .saec file (it does not begin with the magic {MAGIC!r})")
-        self.header, self.embedded_at = self._read_preamble()
+        self.header, at = self._read_header()
         self.index, self._index_at = self._read_index()
+        self.embedded_at = self._read_embedded(at)
 
     def frames(self, *, start: int = len(MAGIC)) -> Iterator[tuple[int, FrameHead, bytes]]:
         """Offset, head and checked payload of every frame from `start` to the end of the file."""
@@ -97,42 +98,58 @@ class FrameFile:
     # -- what is read on opening ---------------------------------------------------------------------------------------
 
     def _read_index(self) -> tuple[Index, int]:
-        at = self.size - _TRAILER_FRAME
+        try:
+            return self._checked_index(self._trailer())
+        except FormatError as error:
+            raise FormatError(f"{error}; saecodec recover {self.path} -o OUT.saec keeps its complete chunks") from error
+
+    def _trailer(self) -> int:
+        """Where the index is."""
+        at = self.size - TRAILER_FRAME
         try:
             head, payload = self.frame(max(at, 0))
             if head.kind != "TAIL" or head.length != TRAILER.size:
                 raise FormatError(f"the last frame is {head.kind}, expected TAIL")
         except FormatError as error:
-            raise FormatError(
-                f"{self.path}: no valid trailer at its end: truncated or damaged ({error}); "
-                f"saecodec recover {self.path} -o OUT.saec keeps its complete chunks"
-            ) from error
+            raise FormatError(f"{self.path}: no valid trailer at its end: truncated or damaged ({error})") from error
         (offset,) = TRAILER.unpack(payload)
         if not len(MAGIC) <= offset < at:
             raise FormatError(f"{self.path}: the trailer points to offset {offset}, outside the file")
+        return int(offset)
+
+    def _checked_index(self, offset: int) -> tuple[Index, int]:
         head, payload = self.frame(offset)
         if head.kind != "INDX":
             raise FormatError(f"{self.path}: the trailer points to a {head.kind} frame, expected INDX")
         return Index.from_bytes(payload, self.size, f"{self.path}, index"), offset
 
-    def _read_preamble(self) -> tuple[Header, dict[str, int]]:
-        """The header, and the offsets of the frames that stand between it and the chunks."""
+    def _read_header(self) -> tuple[Header, int]:
+        """The header, and where the next frame begins."""
         head = self.head(len(MAGIC))
         if head.kind != "HEAD":
             raise FormatError(f"{self.path}: the first frame is {head.kind}, expected HEAD")
         if head.length > MAX_RECORD_BYTES:
             raise FormatError(f"{self.path}: a header of {head.length} bytes (limit {MAX_RECORD_BYTES})")
         head, payload = self.frame(len(MAGIC))
-        header = Header.from_bytes(payload, self.path)
-        at, found = len(MAGIC) + HEAD_BYTES + head.length, []
-        while at < self.size and (head := self.head(at)).kind not in (CHUNK, "INDX"):
+        return Header.from_bytes(payload, self.path), len(MAGIC) + HEAD_BYTES + head.length
+
+    @property
+    def preamble_end(self) -> int:
+        """Where the first chunk begins, or the index where there is none."""
+        return int(self.index.offsets[0]) if len(self.index.offsets) else self._index_at
+
+    def _read_embedded(self, at: int) -> dict[str, int]:
+        """The offsets of the frames that stand between the header, which ends at `at`, and the chunks."""
+        found = []
+        # The head of the first chunk may be damaged, and costs no other's rows.
+        while at < self.preamble_end and (head := self.head(at)).kind not in (CHUNK, "INDX"):
             if head.kind in _KNOWN:
                 found.append((head.kind, at))
             at += HEAD_BYTES + head.length
         kinds = [kind for kind, _ in found]
-        if tuple(kinds) != header.embedded:
-            raise FormatError(f"{self.path}: the header says embed {header.embed!r}, but frames {kinds} follow it")
-        return header, dict(found)
+        if tuple(kinds) != self.header.embedded:
+            raise FormatError(f"{self.path}: the header says embed {self.header.embed!r}, but frames {kinds} follow it")
+        return dict(found)
 
 
 Extent = tuple[int, int, int]

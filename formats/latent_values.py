@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from saecodec.codes import Codes
+from saecodec.formats.damage import Lost, converted, intact
 from saecodec.formats.saec import SaecFile
 from saecodec.latent_rows import LatentRows
+from saecodec.layers import Layers
 from saecodec.stored_floats import as_float, narrowed
 
 
@@ -47,6 +49,17 @@ def latent_rows(
 
     dtype: default that of a file of latents, else float32. jobs: see `SaecFile.layers`.
     """
+    return intact(salvaged_latents(file, start, stop, dtype, jobs))
+
+
+def salvaged_latents(
+    file: SaecFile, start: int = 0, stop: int | None = None, dtype: str | None = None, jobs: int | None = 1
+) -> Iterator[LatentRows | Lost]:
+    """As `latent_rows`; of a chunk that is damaged, which rows are lost with it."""
     wanted = dtype or latent_dtype(file)
-    for codes in file.codes(start, stop, jobs=jobs):
-        yield LatentRows(codes.indptr, codes.latents, latent_values(file, codes, wanted), codes.columns)
+
+    def rows_of(layers: Layers) -> LatentRows:
+        codes = layers.codes
+        return LatentRows(codes.indptr, codes.latents, latent_values(file, codes, wanted), codes.columns)
+
+    return converted(file.salvaged_layers(start, stop, base_only=True, jobs=jobs), rows_of, start, file.path)

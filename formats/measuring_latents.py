@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from saecodec.codec import DEFAULT_CHUNK_ROWS
 from saecodec.errors import InputError
 from saecodec.formats.encoding_latents import encode_latents
+from saecodec.formats.file_sizes import bytes_by_part
 from saecodec.formats.latent_source import LatentSource
 from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.saec import SaecFile, open_saec
@@ -105,7 +106,7 @@ def measure_latents(
             for _ in latent_rows(file):
                 pass
             seconds = time.perf_counter() - started
-            parts, header, rows = file.bytes_by_part(), file.header, file.n_rows
+            parts, header, rows = bytes_by_part(file), file.header, file.n_rows
             stored, columns = source.stored, parts["columns"]
             return {
                 "rows": rows,

@@ -15,6 +15,7 @@ from saecodec.bootstrap import LEVEL, RESAMPLES, Blocks, interval
 from saecodec.distortion import Distortion
 from saecodec.estimates import CodeStatistics
 from saecodec.formats.array_source import ArraySource
+from saecodec.formats.file_sizes import bytes_by_part
 from saecodec.formats.read_back import Decoded, RowCollector, RowFigures, read_back, spread_of
 from saecodec.formats.saec import SaecFile
 from saecodec.sequences import positions as positions_of
@@ -144,7 +145,7 @@ def read_point(file: SaecFile, ground: Ground, observers: Sequence[Observer] = (
         file.header.step,
         None if decoder.residual is None else decoder.residual.step,
         file.size,
-        file.bytes_by_part(),
+        bytes_by_part(file),
         rows.figures(file.size),
         rows.distortion,
         statistics,

@@ -17,6 +17,7 @@ from saecodec.attribution import Attribution
 from saecodec.distortion import ROUNDING, Distortion
 from saecodec.errors import InputError
 from saecodec.formats.array_source import ArraySource
+from saecodec.formats.file_sizes import chunk_sizes
 from saecodec.formats.saec import SaecFile
 from saecodec.layers import Layers
 
@@ -54,7 +55,7 @@ def read_back(file: SaecFile, source: ArraySource, attribution: Attribution) -> 
         layers = next(chunks)
         x_hat = decoder.reconstruct(layers.codes, layers.residual)
         seconds = time.perf_counter() - started
-        sizes = file.chunk_sizes(i)
+        sizes = chunk_sizes(file, i)
         bits, support, levels = attribution.add(layers, sizes.parts, sizes.residual, sizes.frames)
         yield Decoded(first, x, layers, x_hat, bits, support, levels, sizes.codes, seconds)
         first += len(x)

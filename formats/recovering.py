@@ -8,7 +8,7 @@ from typing import Final
 
 from saecodec.errors import FormatError, InputError, OutputError
 from saecodec.formats.atomic import atomic_output, check_output_path
-from saecodec.formats.frame_file import MAGIC, TRAILER
+from saecodec.formats.frame_file import MAGIC, TRAILER, TRAILER_FRAME
 from saecodec.formats.frame_scan import FrameScan
 from saecodec.formats.frame_writer import FrameWriter
 from saecodec.formats.header import Header
@@ -24,7 +24,9 @@ _VARINT: Final = 9  # bytes at most
 class Recovery:
     """What was kept. chunks, rows: of the new file; shape: of its array. kept_bytes: header, tables and chunks.
     skipped: ranges [start, stop) of bytes that belong to no whole frame, or to a chunk that is not whole. complete:
-    whether nothing was missing, and the last trailer told of all chunks."""
+    whether nothing was missing, and the last trailer told of all chunks. lost: ranges [start, stop) of rows, over the
+    flattened leading dimensions, that the last whole index lists and that are not there now. lost_known: whether these
+    are all; else skipped bytes may have held rows that no index tells of."""
 
     chunks: int
     rows: int
@@ -32,6 +34,8 @@ class Recovery:
     kept_bytes: int
     skipped: tuple[tuple[int, int], ...]
     complete: bool
+    lost: tuple[tuple[int, int], ...]
+    lost_known: bool
 
     @property
     def skipped_bytes(self) -> int:
@@ -72,7 +76,8 @@ def recover_file(
             kept, leading = writer.at, found.leading()
             writer.finish(leading)
         shape = (*leading, *(header.row_shape or (header.width,)))
-        return Recovery(writer.n_chunks, writer.n_rows, shape, kept, tuple(found.skipped), found.complete)
+        kept_rows = (writer.n_chunks, writer.n_rows, shape, kept)
+        return Recovery(*kept_rows, tuple(found.skipped), found.complete, *found.lost())
 
 
 def _preamble(scan: FrameScan) -> tuple[Header, int]:
@@ -109,12 +114,28 @@ class _Found:
     skipped: list[tuple[int, int]] = field(default_factory=list)
     index: Index | None = None
     indexed_at: int = -1
+    index_end: int = -1
     complete: bool = False
 
     def skip(self, start: int, stop: int) -> None:
         if self.skipped and self.skipped[-1][1] == start:
             start = self.skipped.pop()[0]
         self.skipped.append((start, stop))
+
+    def lost(self) -> tuple[tuple[tuple[int, int], ...], bool]:
+        """Rows that the last index lists and that are not there, and whether no others can be lost."""
+        if self.index is None:
+            return (), not self.skipped
+        there, known, first = set(self.chunks), listed(self.index), self.index.first_row.tolist()
+        if any(offset < self.indexed_at for _, offset, _ in there.difference(known)):
+            return (), False  # chunks have moved, and may be some of those that seem to be lost
+        lost: list[tuple[int, int]] = []
+        for chunk, start, stop in zip(known, first, first[1:], strict=False):
+            if chunk not in there and start < stop:
+                lost.append((lost.pop()[0] if lost and lost[-1][1] == start else start, stop))
+        trailer = (self.index_end, self.index_end + TRAILER_FRAME)  # which holds no rows
+        behind = [part for part in self.skipped if part[1] > self.index_end]
+        return tuple(lost), all(trailer[0] <= start < stop <= trailer[1] for start, stop in behind)
 
     def leading(self) -> tuple[int, ...]:
         """Leading dimensions of the chunks: by the index, if all of its chunks and all behind them are there."""
@@ -164,7 +185,8 @@ def _frame(scan: FrameScan, at: int, head: FrameHead, header: Header, writer: Fr
         return parts[-1][1]
     if head.kind == "INDX":
         try:
-            found.index, found.indexed_at = Index.from_bytes(scan.read(start, end), at, scan.name), at
+            found.index = Index.from_bytes(scan.read(start, end), at, scan.name)
+            found.indexed_at, found.index_end = at, end
         except FormatError:
             found.skip(at, end)
     elif head.kind == "TAIL":

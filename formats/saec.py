@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,29 +17,17 @@ from numpy.typing import NDArray
 from saecodec.decoder_precision import FLOAT32, with_precision
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
 from saecodec.formats.byte_source import open_bytes
-from saecodec.formats.chunk_block import ChunkBlock, unpacked
+from saecodec.formats.chunk_block import ChunkBlock, salvaged
 from saecodec.formats.chunk_pool import jobs_for, map_chunks
+from saecodec.formats.damage import Lost, converted, intact
 from saecodec.formats.frame_file import FrameFile
 from saecodec.formats.processes import usable_cores
-from saecodec.frames import HEAD_BYTES
+from saecodec.layers import Layers
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
     from saecodec.codes import Codes
-    from saecodec.latents import ChunkBytes
-    from saecodec.layers import Layers
     from saecodec.sae import SAE
-
-
-@dataclass(frozen=True)
-class ChunkSizes:
-    """Bytes of a chunk. parts: of its codes, which add up to `codes`. residual: of the residual levels. frames: of both
-    with the heads of their frames."""
-
-    parts: ChunkBytes
-    codes: int
-    residual: int
-    frames: int
 
 
 class SaecFile(FrameFile):
@@ -58,30 +45,6 @@ class SaecFile(FrameFile):
             raise
         self._codec, self._sae, self._device = codec, sae, device
 
-    def bytes_by_part(self) -> dict[str, int]:
-        """Bytes of the file by what they are for; they add up to its size.
-
-        support, levels, side, columns, residual: of the chunks. tables: the embedded codec. decoder: embedded weights.
-        headers: header, frame heads, chunk heads, index, trailer, magic, and frames this version does not know.
-        """
-        from saecodec.side import side_columns
-
-        names = ("support", "levels", "side", "columns", "residual", "tables", "decoder", "headers")
-        parts = dict.fromkeys(names, 0)
-        named = {"TABL": "tables", "SIDE": "tables", "RTAB": "tables", "SAEW": "decoder", "RCHK": "residual"}
-        side = side_columns(self.codec.side.kind) if self.codec.side is not None else ()
-        for offset, head, payload in self.frames():
-            if head.kind in named:
-                parts[named[head.kind]] += head.length
-            elif head.kind == "CHNK":
-                split = self.codec.latents.chunk_bytes(payload, f"{self.path}, offset {offset}")
-                parts["support"] += split.support
-                parts["levels"] += split.levels
-                for name, n_bytes in split.columns.items():
-                    parts["side" if name in side else "columns"] += n_bytes
-        parts["headers"] = self.size - sum(parts.values())
-        return parts
-
     # -- codec and SAE -------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -91,10 +54,14 @@ class SaecFile(FrameFile):
 
         found = self._codec
         if self.header.embed != "none":
-            info, tables = {"sae": self.header.sae["name"]}, self.embedded("TABL")
-            layer = self.embedded("RTAB") if self.header.residual else None
-            side = self.embedded("SIDE") if self.header.side else None
-            found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables", layer, side)
+            try:
+                info, tables = {"sae": self.header.sae["name"]}, self.embedded("TABL")
+                layer = self.embedded("RTAB") if self.header.residual else None
+                side = self.embedded("SIDE") if self.header.side else None
+                found = Codec.from_tables(tables, self.header.decoder_id, info, f"{self.path}, tables", layer, side)
+            except FormatError as error:
+                if found is None:
+                    raise FormatError(f"{error}; the codec that it was encoded with will do instead (-c)") from error
         if found is None:
             raise MissingPieceError(
                 f"{self.path}: needs the codec it was encoded with (id {self.header.codec_id}): give the .saecodec "
@@ -210,11 +177,23 @@ class SaecFile(FrameFile):
     ) -> Iterator[Layers]:
         """Codes and residual levels of rows start:stop, chunk by chunk, empty chunks left out.
 
-        base_only: the codes alone. jobs: processes that decode, see `map_chunks`; None: as many as pays.
+        base_only: the codes alone. jobs: processes that decode, see `map_chunks`; None: as many as pays. FormatError
+        when a chunk is damaged, which names its rows.
         """
+        return intact(self.salvaged_layers(start, stop, base_only=base_only, jobs=jobs))
+
+    def salvaged_layers(
+        self, start: int = 0, stop: int | None = None, *, base_only: bool = False, jobs: int | None = 1
+    ) -> Iterator[Layers | Lost]:
+        """As `layers`; of a chunk that is damaged, which rows are lost with it."""
         parts = list(self._parts(start, stop))
-        chunks = self.chunk_layers([i for i, _ in parts], base_only=base_only, jobs=jobs)
-        return (layers[part] for (_, part), layers in zip(parts, chunks, strict=True))
+        chunks = self.salvaged_chunks([i for i, _ in parts], base_only=base_only, jobs=jobs)
+        for (i, part), layers in zip(parts, chunks, strict=True):
+            if isinstance(layers, Layers):
+                yield layers[part]
+            else:
+                first = int(self.index.first_row[i])
+                yield Lost(first + part.start, first + part.stop, layers)
 
     def _parts(self, start: int, stop: int | None) -> Iterator[tuple[int, slice]]:
         """The chunks that hold rows start:stop, and which of their rows these are."""
@@ -223,11 +202,11 @@ class SaecFile(FrameFile):
         first = self.index.first_row
         begin = int(np.searchsorted(first, start, side="right")) - 1
         for i in range(begin, len(self.index.rows)):
-            if first[i] >= stop:
+            if first[i] >= stop or start == stop:
                 break
             if first[i] == first[i + 1]:
                 continue
-            yield i, slice(max(start - int(first[i]), 0), stop - int(first[i]))
+            yield i, slice(max(start - int(first[i]), 0), min(stop - int(first[i]), int(self.index.rows[i])))
 
     def chunk(self, i: int) -> Codes:
         """The codes of chunk i; FormatError when it is damaged, or lacks side information that the codec has."""
@@ -237,12 +216,24 @@ class SaecFile(FrameFile):
     def chunk_layers(self, chunks: Sequence[int], *, base_only: bool = False, jobs: int | None = 1) -> Iterator[Layers]:
         """The codes of some chunks, numbers in ascending order, and their residual levels where the file has them;
         base_only: the codes alone."""
+        for layers in self.salvaged_chunks(chunks, base_only=base_only, jobs=jobs):
+            if isinstance(layers, FormatError):
+                raise layers
+            yield layers
+
+    def salvaged_chunks(
+        self, chunks: Sequence[int], *, base_only: bool = False, jobs: int | None = 1
+    ) -> Iterator[Layers | FormatError]:
+        """As `chunk_layers`; of a chunk that is damaged, what is wrong with it."""
         coder, side = self.codec.coder, self.codec.side
         blocks = self.chunk_blocks(chunks, base_only=base_only)
-        found = map_chunks(unpacked, coder, blocks, jobs_for(jobs, coder, len(chunks)))
+        found = map_chunks(salvaged, coder, blocks, jobs_for(jobs, coder, len(chunks)))
         for i, layers in zip(chunks, found, strict=True):
-            if side is not None:
-                side.side(layers.codes.columns, f"{self.path}, chunk {i}")
+            if side is not None and isinstance(layers, Layers):
+                try:
+                    side.side(layers.codes.columns, self.chunk_name(i))
+                except FormatError as error:
+                    layers = error
             yield layers
 
     def chunk_blocks(self, chunks: Iterable[int], *, base_only: bool = False) -> Iterator[ChunkBlock]:
@@ -251,36 +242,36 @@ class SaecFile(FrameFile):
         residual = self.header.residual and not base_only
         for i, data in self.blocks(chunks, base_only=base_only):
             numbers = int(offsets[i]), int(lengths[i]), int(rows[i])
-            yield ChunkBlock(data, f"{self.path}, chunk {i}", *numbers, residual)
+            yield ChunkBlock(data, self.chunk_name(i), *numbers, residual)
 
-    def chunk_sizes(self, i: int) -> ChunkSizes:
-        """Bytes of chunk i by what they are for."""
-        _, payload = self.frame(int(self.index.offsets[i]))
-        parts = self.codec.latents.chunk_bytes(payload, f"{self.path}, chunk {i}")
-        if self.codec.residual is None:
-            return ChunkSizes(parts, len(payload), 0, HEAD_BYTES + len(payload))
-        behind = self.residual_bytes(i)
-        return ChunkSizes(parts, len(payload), behind - HEAD_BYTES, HEAD_BYTES + len(payload) + behind)
-
-    def residual_bytes(self, i: int) -> int:
-        """Size of the residual frame behind chunk i, by its head alone."""
-        return HEAD_BYTES + self.head(int(self.index.offsets[i] + self.index.lengths[i])).length
+    def chunk_name(self, i: int) -> str:
+        """What chunk i is in errors."""
+        first, stop = self.index.first_row[i : i + 2].tolist()
+        return f"{self.path}, chunk {i} (rows {first}:{stop})"
 
     def batches(
         self, start: int = 0, stop: int | None = None, *, base_only: bool = False, jobs: int | None = 1
     ) -> Iterator[NDArray[np.float32]]:
         """The reconstructed rows start:stop, float32 (n, d), chunk by chunk; base_only: without the residual layer.
         jobs: see `layers`."""
+        return intact(self.salvaged_batches(start, stop, base_only=base_only, jobs=jobs))
+
+    def salvaged_batches(
+        self, start: int = 0, stop: int | None = None, *, base_only: bool = False, jobs: int | None = 1
+    ) -> Iterator[NDArray[np.float32] | Lost]:
+        """As `batches`; of a chunk that is damaged, which rows are lost with it."""
         from saecodec.batches import threads
 
         jobs = jobs_for(jobs, self.codec.coder, len(list(self._parts(start, stop))))
-        for layers in self.layers(start, stop, base_only=base_only, jobs=jobs):
+
+        def reconstruct(layers: Layers) -> NDArray[np.float32]:
             if jobs == 1:
-                yield self.reconstruct(layers)
-                continue
+                return self.reconstruct(layers)
             with threads(max(1, usable_cores() - jobs)):  # more would wait for cores that decode
-                rows = self.reconstruct(layers)
-            yield rows
+                return self.reconstruct(layers)
+
+        parts = self.salvaged_layers(start, stop, base_only=base_only, jobs=jobs)
+        return converted(parts, reconstruct, start, self.path)
 
     def reconstruct(self, layers: Layers) -> NDArray[np.float32]:
         """The rows, float32 (n, d), of what was decoded."""

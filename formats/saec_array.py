@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from saecodec.codes import Codes
+from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_index import row_index
 from saecodec.formats.chunk_cache import ChunkCache
+from saecodec.formats.damage import Lost
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.layers import Layers
 from saecodec.stored_floats import narrowed
@@ -31,7 +33,8 @@ class SaecArray:
 
     Only the chunks that hold what is asked for are read and decoded, each once; the last ones are kept. dtype: that of
     the input, of bfloat16 float32. It can be pickled (the file is opened again), read by several threads, and by
-    processes that were forked.
+    processes that were forked. on_error: what rows of a damaged chunk do, "raise" FormatError, or be "nan"; feature
+    activations and levels raise.
 
     >>> with saecodec.open("acts.saec", sae=sae) as f:        # doctest: +SKIP
     ...     f.shape, f[1000:2000], f[[5, 17, 3]], f[..., :10]
@@ -48,11 +51,14 @@ class SaecArray:
         device: str = "auto",
         base_only: bool = False,
         cache_bytes: int = CACHE_BYTES,
+        on_error: str = "raise",
     ) -> None:
+        if on_error not in ("raise", "nan"):
+            raise InputError(f"on_error is {on_error!r}, expected raise or nan: rows have their places in an array")
         self._arguments: dict[str, Any] = {"sae": sae, "codec": codec, "device": device}
-        self._arguments |= {"base_only": base_only, "cache_bytes": cache_bytes}
+        self._arguments |= {"base_only": base_only, "cache_bytes": cache_bytes, "on_error": on_error}
         self.file: SaecFile = open_saec(path, sae=sae, codec=codec, device=device)
-        self.base_only, self._cache = base_only, ChunkCache(cache_bytes)
+        self.base_only, self.on_error, self._cache = base_only, on_error, ChunkCache(cache_bytes)
 
     def __reduce__(self) -> Any:
         return _reopen, (self.file.path, self._arguments)
@@ -100,15 +106,17 @@ class SaecArray:
     def __iter__(self) -> Iterator[NDArray[Any]]:
         """The rows chunk by chunk, (n, d), flattened leading dimensions; chunks are not kept."""
         self.file.check_rows()
-        for layers in self.file.layers(base_only=self.base_only):
-            yield self._rows_of(layers)
+        for part in self.file.salvaged_layers(base_only=self.base_only):
+            found = self._rows_of(part.error if isinstance(part, Lost) else part)
+            yield np.full((part.n_rows, self.file.header.width), np.nan, self.dtype) if found is None else found
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Rows by their numbers over the flattened leading dimensions, in [0, T), in any order: (n, d)."""
         self.file.check_rows()
         out = np.empty((len(numbers), self.file.header.width), self.dtype)
         for places, layers in self._pick(numbers):
-            out[places] = self._rows_of(layers)
+            found = self._rows_of(layers)
+            out[places] = np.nan if found is None else found
         return out
 
     def take_codes(self, numbers: NDArray[np.int64]) -> Codes:
@@ -116,13 +124,23 @@ class SaecArray:
         order, parts = np.empty(len(numbers), np.int64), []
         at = 0
         for places, layers in self._pick(numbers, base_only=True):
+            if isinstance(layers, FormatError):
+                raise layers
             order[places] = np.arange(at, at + len(places))
             at += len(places)
             parts.append(layers.codes)
         return Codes.concatenate(parts, self.file.codec.latents.prior.n_latents).take(order)
 
-    def _rows_of(self, layers: Layers) -> NDArray[Any]:
-        return narrowed(self.file.reconstruct(layers), self.dtype.name)
+    def _rows_of(self, layers: Layers | FormatError) -> NDArray[Any] | None:
+        """The rows of layers, None where they are to be NaN."""
+        try:
+            if isinstance(layers, FormatError):
+                raise layers
+            return narrowed(self.file.reconstruct(layers), self.dtype.name)
+        except FormatError:
+            if self.on_error == "raise":
+                raise
+            return None
 
     # -- their feature activations -------------------------------------------------------------------------------------
 
@@ -162,8 +180,9 @@ class SaecArray:
 
     def _pick(
         self, numbers: NDArray[np.int64], *, base_only: bool = False
-    ) -> Iterator[tuple[NDArray[np.int64], Layers]]:
-        """Places in `numbers` (T rows in any order), and the layers of the rows there, chunk by chunk."""
+    ) -> Iterator[tuple[NDArray[np.int64], Layers | FormatError]]:
+        """Places in `numbers` (T rows in any order), and the layers of the rows there, chunk by chunk; of a damaged
+        chunk what is wrong with it."""
         order = np.argsort(numbers, kind="stable")
         wanted = numbers[order]
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < self.n_rows:
@@ -173,20 +192,18 @@ class SaecArray:
         edges = np.flatnonzero(np.diff(chunk, prepend=-1, append=-1))
         chunks = chunk[edges[:-1]].tolist()
         for i, layers, a, b in zip(chunks, self._chunks(chunks, base_only), edges[:-1], edges[1:], strict=True):
-            yield order[a:b], layers.take(wanted[a:b] - first[i])
+            yield order[a:b], layers if isinstance(layers, FormatError) else layers.take(wanted[a:b] - first[i])
 
-    def _chunks(self, chunks: list[int], base_only: bool) -> Iterator[Layers]:
+    def _chunks(self, chunks: list[int], base_only: bool) -> Iterator[Layers | FormatError]:
         """Chunks, numbers in ascending order, from the cache or else the file."""
         base_only = base_only or self.base_only
         held = {i: self._cache.get(i) for i in chunks}
-        read = self.file.chunk_layers([i for i in chunks if held[i] is None], base_only=base_only)
+        read = self.file.salvaged_chunks([i for i in chunks if held[i] is None], base_only=base_only)
         keep = not self.file.header.residual or base_only == self.base_only
         for i in chunks:
-            layers = held[i]
-            if layers is None:
-                layers = next(read)
-                if keep:
-                    self._cache.put(i, layers)
+            layers = held[i] or next(read)
+            if keep and isinstance(layers, Layers):
+                self._cache.put(i, layers)
             yield layers
 
     # -- the file ------------------------------------------------------------------------------------------------------

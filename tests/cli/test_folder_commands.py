@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from command_line import run
 
+from saecodec.formats.saec import open_saec
+
 BUNDLED = Path(str(files("saecodec") / "bundled"))
 SAE = BUNDLED / "minilm_l3_sae"
 
@@ -55,3 +57,22 @@ def test_what_is_there_is_kept_without_force(folder):
     assert "b.saec is there, and the manifest does not know it" in run(*arguments, ok=False).stderr
     assert (folder / "coded" / "b.saec").read_text() == "mine"
     run(*arguments, "--force")
+
+
+def test_rows_of_damaged_shards_are_lost_and_told_and_the_status_is_3(folder):
+    pieces = ("-c", folder / "c.saecodec", "-s", SAE, "--jobs", 1)
+    run("encode-dir", folder / "acts", folder / "coded", *pieces, "--chunk-rows", 30)
+    data = bytearray((folder / "coded" / "b.saec").read_bytes())
+    with open_saec(folder / "coded" / "b.saec") as file:
+        data[int(file.index.offsets[1]) + 30] ^= 1
+    (folder / "coded" / "b.saec").write_bytes(data)
+    arguments = ("decode-dir", folder / "coded", folder / "hat", *pieces)
+    assert "failed: b.saec: " in run(*arguments, ok=False).stderr
+    result = run(*arguments, "--on-error", "nan", "--force", ok=False)
+    assert result.exit_code == 3
+    assert "lost: b.saec: rows 30:60: chunk 1 (rows 30:60)" in result.stderr
+    assert np.isnan(np.load(folder / "hat" / "b.npy")).all(axis=1).nonzero()[0].tolist() == [*range(30, 60)]
+    result = run(*arguments, "--on-error", "nan", "--json", ok=False)  # done before, and lost all the same
+    assert result.exit_code == 3
+    (told,) = json.loads(result.stdout)["losses"]
+    assert (told["source"], told["lost"][0][:2]) == ("b.saec", [30, 60])

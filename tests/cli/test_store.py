@@ -86,6 +86,18 @@ def test_a_torn_file_is_recovered_and_told_about(folder, tmp_path):
     assert (told["chunks"], told["rows"], told["shape"], told["skipped"]) == (2, 200, [2, 100, 384], [])
     assert (tmp_path / "whole.saec").read_bytes() == data
     run("verify", tmp_path / "acts.saec", "--checksums")
+    assert (told["lost"], told["lost_known"]) == ([], True)
+    assert "which rows the skipped bytes held is not known" in output
+
+
+def test_recover_tells_the_rows_that_are_lost(folder, tmp_path):
+    data = bytearray((folder / "a.saec").read_bytes())
+    with open_saec(folder / "a.saec") as file:
+        data[int(file.index.offsets[1]) + 40] ^= 1
+    (tmp_path / "damaged.saec").write_bytes(data)
+    assert "rows 100:200 of" in run("recover", tmp_path / "damaged.saec", "-o", tmp_path / "rest.saec").output
+    told = json.loads(run("recover", tmp_path / "damaged.saec", "-o", tmp_path / "b.saec", "--json").output)
+    assert (told["rows"], told["lost"], told["lost_known"]) == (100, [[100, 200]], True)
 
 
 def test_files_that_differ_are_told_apart_and_metadata_that_is_lost_is_told(folder, tmp_path):

@@ -165,7 +165,10 @@ def test_a_damaged_chunk_leaves_nothing(saec: Make, tmp_path: Path) -> None:
 def test_an_index_that_lies_leaves_nothing(saec: Make, tmp_path: Path, rebuild: Any) -> None:
     path = saec("decoder")
     path.write_bytes(rebuild(path, index=lambda rows, offsets, lengths: ([8, 16, 16], offsets, lengths)))
-    with open_saec(path) as file, pytest.raises(FormatError, match="chunk 0: holds 16 rows, the index says 8"):
+    with (
+        open_saec(path) as file,
+        pytest.raises(FormatError, match=r"chunk 0 \(rows 0:8\): holds 16 rows, the index says 8"),
+    ):
         decode_file(file, tmp_path / "x.npy")
     assert list(tmp_path.iterdir()) == [path]
 

@@ -27,6 +27,7 @@ from saecodec.formats.decoding_latents import decode_latents
 from saecodec.formats.describe import describe
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.encoding_latents import encode_latents
+from saecodec.formats.file_sizes import bytes_by_part
 from saecodec.formats.latent_source import MemoryLatents, open_latents
 from saecodec.formats.latent_values import latent_rows
 from saecodec.formats.measuring_latents import measure_latents
@@ -582,7 +583,7 @@ def test_a_file_of_latents_is_no_file_of_rows_and_says_so(cache, tmp_path, sae):
         with pytest.raises(InputError, match=r"holds feature activations.*decode --latents"):
             decode_file(file, tmp_path / "x.npy")
         assert verify_file(file).decoded == "rows"
-        parts = file.bytes_by_part()
+        parts = bytes_by_part(file)
         assert sum(parts.values()) == file.size
         assert parts["columns"] > T  # tokens
         assert set(file.header.user) == {"delphi", "note"}

@@ -196,6 +196,50 @@ def test_what_lost_a_chunk_before_others_has_no_positions(tmp_path: Path, layere
     assert recovered(tmp_path, bytes(data), layered)[0].shape == (N - 15, 8)
 
 
+@given(data=st.data())
+def test_the_rows_that_are_lost_are_told_where_an_index_lists_them(
+    layered: Codec, rows: Array, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("d")
+    path, sizes = folder / "a.saec", [7, 7, 7, 7, 7, 7, 7, 7, 4]
+    encode_array(MemoryArray(rows), path, codec=layered, chunk_rows=7)
+    whole, (start, ends) = bytearray(path.read_bytes()), boundaries(path)
+    spots = data.draw(st.lists(st.integers(start, len(whole) - 1), min_size=1, max_size=6, unique=True))
+    for spot in spots:
+        whole[spot] ^= data.draw(st.integers(1, 255))
+    hit = [any(a <= spot < b for spot in spots) for a, b in zip([start, *ends], ends, strict=False)]
+    result, _ = recovered(folder, bytes(whole), layered)
+    if any(ends[-1] <= spot < len(whole) - 28 for spot in spots):  # the index itself
+        assert (result.lost, result.lost_known) == ((), False)
+        return
+    assert result.lost_known
+    lost = np.zeros(N, bool)
+    for a, b in result.lost:
+        assert not lost[max(a - 1, 0) : b].any()  # in order, and merged
+        lost[a:b] = True
+    np.testing.assert_array_equal(lost, np.repeat(hit, sizes))
+
+
+def test_rows_of_an_append_that_no_index_lists_may_be_lost_unseen(tmp_path: Path, layered: Codec, rows: Array) -> None:
+    path = tmp_path / "a.saec"
+    encode_array(MemoryArray(rows[:30]), path, codec=layered, chunk_rows=10)
+    first = path.stat().st_size
+    with saecodec.create(path, layered, append=True) as store:
+        store.append(rows[30:])
+    data, (start, ends) = path.read_bytes(), boundaries(path)
+    torn = bytearray(data[: ends[5] - 3])
+    torn[start + 30] ^= 1
+    result, _ = recovered(tmp_path, bytes(torn), layered)
+    assert (result.lost, result.lost_known, result.rows) == (((0, 10),), False, 40)
+    torn = torn[: ends[4]]  # behind a whole chunk: nothing is half there
+    assert recovered(tmp_path, bytes(torn), layered)[0].lost_known
+    moved = data[:start] + b"noise" + data[start:first]
+    result, _ = recovered(tmp_path, moved, layered)
+    assert (result.lost, result.lost_known, result.rows) == ((), False, 30)
+    result, _ = recovered(tmp_path, data, layered)
+    assert (result.lost, result.lost_known, result.complete) == ((), True, True)
+
+
 def test_nothing_is_written_where_nothing_can_be_recovered(tmp_path: Path, codec: Codec, rows: Array) -> None:
     path, out = tmp_path / "a.saec", tmp_path / "out.saec"
     encode_array(MemoryArray(rows), path, codec=codec, embed="tables")

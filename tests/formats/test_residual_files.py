@@ -17,6 +17,7 @@ from saecodec.formats.codecfile import load_codec, save_codec
 from saecodec.formats.decoding import decode_file, verify_file
 from saecodec.formats.describe import describe
 from saecodec.formats.encoding import encode_array
+from saecodec.formats.file_sizes import bytes_by_part
 from saecodec.formats.saec import open_saec
 from saecodec.goal import Goal
 from saecodec.sae import SAE
@@ -139,7 +140,7 @@ def test_a_description_says_the_bits_of_each_layer(path: Path) -> None:
 
 def test_the_bytes_by_part_have_that_layer(tables: Path) -> None:
     with open_saec(tables) as file:
-        parts = file.bytes_by_part()
+        parts = bytes_by_part(file)
         assert sum(parts.values()) == file.size
         per_row = describe(tables)["residual"]["residual_bits_per_row"]
         assert 0 < parts["residual"] <= per_row * 40 / 8
@@ -211,7 +212,7 @@ def test_a_chunk_without_its_residual_is_refused(tables: Path, sae: SAE, rebuild
 
 def test_a_residual_of_another_chunk_is_refused(tables: Path, sae: SAE, rebuild: Rebuild) -> None:
     tables.write_bytes(rebuild(tables, swapped))  # the last chunk has 8 rows, not 16
-    with open_saec(tables, sae=sae) as file, pytest.raises(FormatError, match="chunk 0, residual"):
+    with open_saec(tables, sae=sae) as file, pytest.raises(FormatError, match=r"chunk 0 .*, residual"):
         file.rows()
 
 

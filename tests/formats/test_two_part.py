@@ -20,6 +20,7 @@ from saecodec.encoder import MatchingPursuit
 from saecodec.errors import InputError
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.codecfile import load_codec, save_codec
+from saecodec.formats.file_sizes import bytes_by_part
 from saecodec.formats.measuring import Extras, measure_array
 from saecodec.formats.two_part import (
     FloorMeter,
@@ -146,7 +147,7 @@ def rows(sae: SAE) -> Rows:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_decoder_counts_what_it_takes_in_a_file(sae: SAE, rows: Rows, precision: str) -> None:
     with coded(rows, sae, embed="decoder", weights=precision) as file:
-        parts, size = file.bytes_by_part(), file.size
+        parts, size = bytes_by_part(file), file.size
     assert decoder_bytes(sae)[precision] == parts["decoder"] + HEAD_BYTES  # the head of its frame is among headers
     if precision == "float32":
         with coded(rows, sae, embed="tables") as file:
