@@ -23,6 +23,8 @@ from saecodec.formats.chunk_pool import jobs_for, map_chunks
 from saecodec.formats.frame_file import FrameFile
 from saecodec.formats.processes import usable_cores
 from saecodec.frames import HEAD_BYTES
+from saecodec.layers import batches_of
+from saecodec.limits import check_limit
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
@@ -269,18 +271,24 @@ class SaecFile(FrameFile):
     def batches(
         self, start: int = 0, stop: int | None = None, *, base_only: bool = False, jobs: int | None = 1
     ) -> Iterator[NDArray[np.float32]]:
-        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk; base_only: without the residual layer.
-        jobs: see `layers`."""
+        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk, large chunks in parts; base_only: without
+        the residual layer. jobs: see `layers`."""
         from saecodec.batches import threads
 
         jobs = jobs_for(jobs, self.codec.coder, len(list(self._parts(start, stop))))
         for layers in self.layers(start, stop, base_only=base_only, jobs=jobs):
-            if jobs == 1:
-                yield self.reconstruct(layers)
-                continue
-            with threads(max(1, usable_cores() - jobs)):  # more would wait for cores that decode
-                rows = self.reconstruct(layers)
-            yield rows
+            for part in layers.batches(self.header.width):
+                if jobs == 1:
+                    yield self.reconstruct(part)
+                    continue
+                with threads(max(1, usable_cores() - jobs)):  # more would wait for cores that decode
+                    rows = self.reconstruct(part)
+                yield rows
+
+    @property
+    def batch_rows(self) -> list[int]:
+        """Rows of each of the `batches` of the whole file."""
+        return [part.stop - part.start for n in self.index.filled_rows for part in batches_of(n, self.header.width)]
 
     def reconstruct(self, layers: Layers) -> NDArray[np.float32]:
         """The rows, float32 (n, d), of what was decoded."""
@@ -288,6 +296,8 @@ class SaecFile(FrameFile):
 
     def rows(self, start: int = 0, stop: int | None = None, *, base_only: bool = False) -> NDArray[np.float32]:
         """The reconstructed rows start:stop, float32 (stop - start, d); base_only: without the residual layer."""
+        n_rows = (self.n_rows if stop is None else stop) - start
+        check_limit("array_bytes", 4 * n_rows * self.header.width, self.path)
         parts = self.batches(start, stop, base_only=base_only)
         return np.concatenate([np.zeros((0, self.header.width), np.float32), *parts])
 

@@ -15,7 +15,8 @@ from saecodec.codes import Codes
 from saecodec.formats.array_index import row_index
 from saecodec.formats.chunk_cache import ChunkCache
 from saecodec.formats.saec import SaecFile, open_saec
-from saecodec.layers import Layers
+from saecodec.layers import Layers, batches_of
+from saecodec.limits import check_limit
 from saecodec.stored_floats import narrowed
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class SaecArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        rows, rest = row_index(index, self.file.index.leading, len(self.file.row_shape))
+        row_bytes = max(8, self.file.header.width * self.dtype.itemsize)  # rows have numbers, too
+        rows, rest = row_index(index, self.file.index.leading, len(self.file.row_shape), row_bytes)
         found = self.take(rows.reshape(-1)).reshape(*rows.shape, *self.file.row_shape)
         return found if not rest else found[rest]
 
@@ -98,17 +100,21 @@ class SaecArray:
         return self[...].astype(dtype or self.dtype, copy=False)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        """The rows chunk by chunk, (n, d), flattened leading dimensions; chunks are not kept."""
+        """The rows chunk by chunk, (n, d), flattened leading dimensions, large chunks in parts; chunks are not kept."""
         self.file.check_rows()
         for layers in self.file.layers(base_only=self.base_only):
-            yield self._rows_of(layers)
+            for part in layers.batches(self.file.header.width):
+                yield self._rows_of(part)
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Rows by their numbers over the flattened leading dimensions, in [0, T), in any order: (n, d)."""
         self.file.check_rows()
-        out = np.empty((len(numbers), self.file.header.width), self.dtype)
+        width = self.file.header.width
+        check_limit("array_bytes", len(numbers) * width * self.dtype.itemsize, self.file.path)
+        out = np.empty((len(numbers), width), self.dtype)
         for places, layers in self._pick(numbers):
-            out[places] = self._rows_of(layers)
+            for part in batches_of(layers.n_rows, width):
+                out[places[part]] = self._rows_of(layers[part])
         return out
 
     def take_codes(self, numbers: NDArray[np.int64]) -> Codes:

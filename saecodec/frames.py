@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Any, Final
 
 import msgpack
@@ -23,6 +24,12 @@ HEAD_BYTES: Final = _HEAD.size + _CRC.size
 CRITICAL: Final = 1
 
 MAX_RECORD_BYTES: Final = 1 << 24
+MAX_RECORD_ITEMS: Final = 1 << 12  # of an array or a map
+MAX_RECORD_DEPTH: Final = 16
+_MOST_ITEMS: Final = 1 << 16  # of all arrays and maps together
+
+_shown = Repr()
+_shown.maxstring = _shown.maxother = 100
 
 
 @dataclass(frozen=True)
@@ -102,20 +109,75 @@ def pack_record(record: dict[str, Any]) -> bytes:
     data = bytes(msgpack.packb(record, use_bin_type=True))
     if len(data) > MAX_RECORD_BYTES:
         raise InputError(f"metadata of {len(data)} bytes does not fit a header (limit {MAX_RECORD_BYTES})")
+    try:
+        unpack_record(data, "metadata")
+    except FormatError as error:
+        raise InputError(f"metadata that no reader takes ({error})") from error
     return data
 
 
 def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:
-    """The map that `pack_record` packed; FormatError when it is anything else."""
+    """The map that `pack_record` packed; FormatError when it is anything else, or larger than a header need be."""
     if len(data) > MAX_RECORD_BYTES:
         raise FormatError(f"{what}: a header of {len(data)} bytes (limit {MAX_RECORD_BYTES})")
+    held = _Containers()
     try:
-        record = msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except Exception as error:
+        record = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=len(data),
+            max_bin_len=len(data),
+            max_array_len=MAX_RECORD_ITEMS,  # memory is taken on the word of a length
+            max_map_len=MAX_RECORD_ITEMS,
+            max_ext_len=0,
+            list_hook=held.array,
+            object_pairs_hook=held.map,
+        )
+    except Exception as error:  # of the unpacker, of UTF-8, of the hooks
         raise FormatError(f"{what}: a header is not valid msgpack ({error})") from error
-    if not isinstance(record, dict) or not all(isinstance(key, str) for key in record):
+    if not isinstance(record, dict):
         raise FormatError(f"{what}: a header is not a map with text keys")
+    if _depth(record) > MAX_RECORD_DEPTH:
+        raise FormatError(f"{what}: a header is nested more than {MAX_RECORD_DEPTH} deep")
     return record
+
+
+class _Containers:
+    """Sees every array and map of a record as it is completed: 16 MB could hold millions, at a hundred bytes of memory
+    each."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_ITEMS
+
+    def array(self, items: list[Any]) -> list[Any]:
+        self._left -= 1 + len(items)
+        if self._left < 0:
+            raise ValueError(f"more than {_MOST_ITEMS} items")
+        return items
+
+    def map(self, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+        self.array(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key appears twice")
+        if not all(isinstance(key, str) for key in found):
+            raise ValueError("a key is not text")
+        return found
+
+
+def _depth(value: Any) -> int:
+    """How deep arrays and maps are nested."""
+    level, depth = [value], 0
+    while level:
+        items = (item for held in level for item in (held.values() if isinstance(held, dict) else held))
+        level, depth = [item for item in items if isinstance(item, (dict, list))], depth + 1
+    return depth
+
+
+def shown(value: Any) -> str:
+    """A value of a record for an error: it may be megabytes."""
+    return _shown.repr(value)
 
 
 def field(record: dict[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:
@@ -123,5 +185,5 @@ def field(record: dict[str, Any], key: str, kind: type | tuple[type, ...], what:
     value = record.get(key)
     wrong_bool = isinstance(value, bool) and kind is int
     if key not in record or wrong_bool or not isinstance(value, kind):
-        raise FormatError(f"{what}: header field {key!r} is {value!r}, expected {kind}")
+        raise FormatError(f"{what}: header field {key!r} is {shown(value)}, expected {kind}")
     return value

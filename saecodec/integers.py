@@ -79,13 +79,13 @@ def unpack_ints(reader: ByteReader, size: int, *, below: int = 1 << buckets.MAX_
         raise FormatError(f"{reader.what}: an integer array without symbols")
     nibbles = _read_nibbles(reader, n_symbols) if n_symbols > 1 else None
     stream = StreamDecoder(reader.blob(), reader.what)
-    symbols = np.full(n, first, np.int64)
-    if nibbles is not None:
-        symbols += stream.get(model_of(_weights(nibbles)), n)
-    values = buckets.BASE[symbols]
-    bits = buckets.OFFSET_BITS[symbols]
-    wide = np.flatnonzero(bits)
-    values[wide] += stream.get_bits(bits[wide])
+    if nibbles is None:
+        symbols = np.broadcast_to(np.int32(first), n)  # of which there may be millions, in five bytes
+    else:
+        symbols = stream.get(model_of(_weights(nibbles)), n) + np.int32(first)
+    values = np.asarray(buckets.BASE[symbols])
+    wide = np.flatnonzero(symbols >= buckets.DIRECT)
+    values[wide] += stream.get_bits(buckets.OFFSET_BITS[symbols[wide]])
     stream.end()
     if values.max() >= below:
         raise FormatError(f"{reader.what}: found {values.max()} where values below {below} are possible")
