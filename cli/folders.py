@@ -18,6 +18,7 @@ from saecodec.cli.options import (
     sae_option,
     weights_option,
 )
+from saecodec.cli.terminal import printable
 
 if TYPE_CHECKING:
     from saecodec.formats.folder_work import Task
@@ -201,7 +202,7 @@ def _run(task: Task, as_json: bool, options: dict[str, Any]) -> None:
                 f"codec file, {found['ratio']:.1f}x smaller; NMSE {number(found['nmse'], 4)}"
             )
     for failure in found["failures"]:
-        click.echo(f"failed: {failure['source']}: {failure['error']}", err=True)
+        click.echo(printable(f"failed: {failure['source']}: {failure['error']}"), err=True)
     if found["failed"]:
         click.echo(f"Error: {found['failed']} of {count(found['shards'], 'shard')} failed", err=True)
         click.get_current_context().exit(1)

@@ -135,6 +135,7 @@ class Header:
             found = shown(record.get(wrong[0]))
             raise FormatError(f"{what}: header field {wrong[0]!r} is {found}, which is not possible")
         check_prior(record, get("prior", str), what)
+        sae = {key: sae[key] for key in _SAE_FACTS}
         numbers = {key: get(key, int) for key in ("width", "chunk_rows")}
         check_limit("latents" if LATENTS in record["requires"] else "width", numbers["width"], what)
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
