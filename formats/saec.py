@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from saecodec.latents import ChunkBytes
     from saecodec.layers import Layers
     from saecodec.sae import SAE
+
+_MOST_TIMES: Final = 1 << 20
+"""How many times larger than their file rows may be, whatever they take: so much larger are only rows of zeros."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,13 @@ class SaecFile(FrameFile):
                 f"{self.n_rows}"
             )
 
+    def check_size(self, start: int = 0, stop: int | None = None) -> None:
+        """LimitError when rows start:stop are more than an array in memory may be, from next to nothing: reading them
+        would not end."""
+        n_bytes = 4 * ((self.n_rows if stop is None else stop) - start) * self.header.width
+        if n_bytes > _MOST_TIMES * self.size:
+            check_limit("array_bytes", n_bytes, self.path)
+
     def codes(self, start: int = 0, stop: int | None = None, *, jobs: int | None = 1) -> Iterator[Codes]:
         """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read. jobs: see `layers`."""
         for layers in self.layers(start, stop, base_only=True, jobs=jobs):
@@ -275,6 +285,7 @@ class SaecFile(FrameFile):
         the residual layer. jobs: see `layers`."""
         from saecodec.batches import threads
 
+        self.check_size(start, stop)
         jobs = jobs_for(jobs, self.codec.coder, len(list(self._parts(start, stop))))
         for layers in self.layers(start, stop, base_only=base_only, jobs=jobs):
             for part in layers.batches(self.header.width):

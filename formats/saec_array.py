@@ -102,6 +102,7 @@ class SaecArray:
     def __iter__(self) -> Iterator[NDArray[Any]]:
         """The rows chunk by chunk, (n, d), flattened leading dimensions, large chunks in parts; chunks are not kept."""
         self.file.check_rows()
+        self.file.check_size()
         for layers in self.file.layers(base_only=self.base_only):
             for part in layers.batches(self.file.header.width):
                 yield self._rows_of(part)

@@ -6,7 +6,7 @@ come in one self-delimiting byte string (docs/format.md, "Integer arrays").
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from saecodec.errors import FormatError
 from saecodec.rangecoder import TOTAL, StreamDecoder, StreamEncoder, model_of
 from saecodec.wire import ByteReader, blob, varint
 
+_Integer = TypeVar("_Integer", np.int32, np.int64)
+
 _NIBBLES: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192], np.int64)
 
 
@@ -24,9 +26,9 @@ def zigzag(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return (values << 1) ^ (values >> 63)
 
 
-def unzigzag(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def unzigzag(values: NDArray[_Integer]) -> NDArray[_Integer]:
     """The inverse of `zigzag`."""
-    return (values >> 1) ^ -(values & 1)
+    return np.asarray((values >> 1) ^ -(values & 1))
 
 
 def _weights(nibbles: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from saecodec.codes import Codes
 from saecodec.sequences import Chunking
 
-_BATCH_VALUES: Final = 1 << 24  # 64 MiB of float32, where rows are not wider than that
+_BATCH_VALUES: Final = 1 << 22  # 16 MiB of float32, where rows are not wider than that
 
 
 def batches_of(n_rows: int, width: int) -> Iterator[slice]:
