@@ -57,7 +57,7 @@ def path_inside(folder: str, name: str) -> str:
     have filled."""
     path, root = os.path.join(folder, name), os.path.realpath(folder)
     if os.path.commonpath([root, os.path.realpath(path)]) != root:
-        raise OutputError(f"{path}: a link leads out of {folder}; remove it, or choose another folder")
+        raise OutputError(f"{path}: leads out of {folder}, by a link; remove it, or choose another folder")
     return path
 
 
