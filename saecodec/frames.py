@@ -7,6 +7,7 @@ know and refuses critical ones by name. Normative: docs/format.md, "Frames".
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,8 @@ from typing import Any, Final
 
 import msgpack
 
-from saecodec.errors import FormatError, InputError, UnsupportedError
+from saecodec.errors import FormatError, InputError, LimitError, SaecodecError, UnsupportedError
+from saecodec.limits import check_limit, limits
 
 _HEAD: Final = struct.Struct("<4sIQ")
 _CRC: Final = struct.Struct("<I")
@@ -24,9 +26,8 @@ HEAD_BYTES: Final = _HEAD.size + _CRC.size
 CRITICAL: Final = 1
 
 MAX_RECORD_BYTES: Final = 1 << 24
-MAX_RECORD_ITEMS: Final = 1 << 12  # of an array or a map
-MAX_RECORD_DEPTH: Final = 16
-_MOST_ITEMS: Final = 1 << 16  # of all arrays and maps together
+_MAX_DEPTH: Final = 16
+_ALL: Final = 16  # times as many items may all arrays and maps of a record have as one of them
 
 _shown = Repr()
 _shown.maxstring = _shown.maxother = 100
@@ -111,16 +112,18 @@ def pack_record(record: dict[str, Any]) -> bytes:
         raise InputError(f"metadata of {len(data)} bytes does not fit a header (limit {MAX_RECORD_BYTES})")
     try:
         unpack_record(data, "metadata")
-    except FormatError as error:
+    except SaecodecError as error:
         raise InputError(f"metadata that no reader takes ({error})") from error
     return data
 
 
 def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:
-    """The map that `pack_record` packed; FormatError when it is anything else, or larger than a header need be."""
+    """The map that `pack_record` packed; FormatError when it is anything else, LimitError or UnsupportedError when it
+    holds more than a header need."""
     if len(data) > MAX_RECORD_BYTES:
         raise FormatError(f"{what}: a header of {len(data)} bytes (limit {MAX_RECORD_BYTES})")
-    held = _Containers()
+    most = limits().record_items
+    held = _Containers(most)
     try:
         record = msgpack.unpackb(
             data,
@@ -128,18 +131,25 @@ def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:
             strict_map_key=True,
             max_str_len=len(data),
             max_bin_len=len(data),
-            max_array_len=MAX_RECORD_ITEMS,  # memory is taken on the word of a length
-            max_map_len=MAX_RECORD_ITEMS,
+            max_array_len=most,  # memory is taken on the word of a length
+            max_map_len=most,
             max_ext_len=0,
             list_hook=held.array,
             object_pairs_hook=held.map,
         )
+    except LimitError as error:
+        raise LimitError(f"{what}: {error}") from error
     except Exception as error:  # of the unpacker, of UTF-8, of the hooks
+        announced = re.match(r"(\d+) exceeds max_(array|map)_len", str(error))
+        if announced and int(announced[1]) <= len(data):  # every item takes a byte
+            check_limit("record_items", int(announced[1]), what)
         raise FormatError(f"{what}: a header is not valid msgpack ({error})") from error
     if not isinstance(record, dict):
         raise FormatError(f"{what}: a header is not a map with text keys")
-    if _depth(record) > MAX_RECORD_DEPTH:
-        raise FormatError(f"{what}: a header is nested more than {MAX_RECORD_DEPTH} deep")
+    if _depth(record) > _MAX_DEPTH:
+        raise UnsupportedError(
+            f"{what}: a header is nested more than {_MAX_DEPTH} deep, which this version does not read"
+        )
     return record
 
 
@@ -147,13 +157,12 @@ class _Containers:
     """Sees every array and map of a record as it is completed: 16 MB could hold millions, at a hundred bytes of memory
     each."""
 
-    def __init__(self) -> None:
-        self._left = _MOST_ITEMS
+    def __init__(self, most: int) -> None:
+        self._most, self._items = most, 0
 
     def array(self, items: list[Any]) -> list[Any]:
-        self._left -= 1 + len(items)
-        if self._left < 0:
-            raise ValueError(f"more than {_MOST_ITEMS} items")
+        self._items += 1 + len(items)
+        check_limit("record_items", self._items // _ALL, "the header")
         return items
 
     def map(self, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Limits:
     """latents: F. width: values of a row. weights_bytes: weights of an SAE as float32, unpacked. array_bytes: an array
     that is made in memory at once. walk_cells: rows of a chunk times latents under the context prior, which looks at
     each. expansion: how many times larger than its bytes unpacked content may be where it is larger than 16 MiB.
+    record_items: of an array or a map of a header; all together may have 16 times as many.
 
     >>> Limits.parse("latents=16M, weights_bytes=64G").latents
     16777216
@@ -39,6 +40,7 @@ class Limits:
     array_bytes: int = 1 << 36
     walk_cells: int = 1 << 30
     expansion: int = 256
+    record_items: int = 1 << 12
 
     @classmethod
     def parse(cls, text: str) -> Limits:
@@ -111,6 +113,7 @@ _TOLD: Final = {
     "weights_bytes": "bytes of weights",
     "array_bytes": "bytes of an array in memory",
     "walk_cells": "cells of a chunk (rows times latents, under the context prior)",
+    "record_items": "items in an array or a map of a header, or a sixteenth of all,",
 }
 
 

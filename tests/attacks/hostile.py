@@ -193,13 +193,17 @@ def chunk(
     head: bytes | None = None,
 ) -> bytes:
     """A chunk of one class of latents, under tables of `codes`."""
-    models, first = TableSet(np.zeros(1, np.int64), np.array([codes]), 0).models, np.array([0, len(gaps)])
-    if streams is None:
-        support = encode_runs(np.array(gaps, np.int64), first, [0, 1], models)
-        streams = [*support, *encode_levels(np.array(levels, np.int32), first, [0, 1], models, False)]
+    streams = streams_of(gaps, levels, codes) if streams is None else streams
     start = varints([n_rows, len(columns)]) if head is None else head
     sizes = varints([len(gaps)] if counts is None else counts) + varints(len(stream) // 4 for stream in streams)
     return start + b"".join(columns) + sizes + b"".join(streams)
+
+
+def streams_of(gaps: Sequence[int], levels: Sequence[int], codes: Sequence[int] = FLAT) -> list[bytes]:
+    """The streams of the nonzeros of one class."""
+    models, first = TableSet(np.zeros(1, np.int64), np.array([codes]), 0).models, np.array([0, len(gaps)])
+    support = encode_runs(np.array(gaps, np.int64), first, [0, 1], models)
+    return [*support, *encode_levels(np.array(levels, np.int32), first, [0, 1], models, False)]
 
 
 def column(name: bytes, values: bytes, mode: int = 0) -> bytes:

@@ -63,7 +63,11 @@ COSTLY = {
 
 
 def main() -> int:
-    """Write the small ones."""
+    """Write the small attacks, or the costly files to a folder that is named."""
+    for folder in sys.argv[1:]:
+        for name, make in COSTLY.items():
+            (Path(folder) / f"{name}.saec").write_bytes(make())
+        return 0
     FOLDER.mkdir(exist_ok=True)
     for attack in ATTACKS:
         data = attack.data()

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from attack import CONTEXT, Attack
 from hostile import (
     FLAT,
-    chunk,
     edited,
     ints,
     latents_file,
     record,
     saec,
     same,
+    streams_of,
     table,
     zeros,
 )
@@ -110,6 +110,6 @@ def _minus(n: int) -> bytes:
 
 def walk_chunk(n_rows: int, n: int, level_counts: tuple[int, int] = (1, 0), gap: int = 0) -> bytes:
     """A chunk of n nonzeros under the context prior, all of bin 0."""
-    held = chunk(n_rows, gaps=(gap,) * n, levels=(1,) * n)
-    streams = held[len(varints([n_rows, 0, n, 1, 1])) :]
-    return varints([n_rows, 0, n, 0, *level_counts, len(streams) // 8, len(streams) // 8]) + streams
+    streams = streams_of((gap,) * n, (1,) * n)
+    lengths = [len(stream) // 4 for stream in streams]
+    return varints([n_rows, 0, n, 0, *level_counts, *lengths]) + b"".join(streams)

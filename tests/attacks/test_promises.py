@@ -24,6 +24,7 @@ from saecodec.formats.arrays import open_array
 from saecodec.formats.codec_lookup import PATH_VARIABLE, find_codec
 from saecodec.formats.codecfile import codec_facts
 from saecodec.formats.decoding import verify_file
+from saecodec.formats.delphi_layout import Layout
 from saecodec.formats.describe import describe
 from saecodec.formats.folder_manifest import MANIFEST, STAGING, SUMMARY, file_hash, open_manifest, staged_path
 from saecodec.formats.saec import open_saec
@@ -190,6 +191,25 @@ def test_decoding_asks_the_disk_for_room_first(tmp_path: Path, monkeypatch: pyte
         with create_array(path, (3, 10), "float32") as sink:
             sink.write(np.zeros((3, 10), np.float32))
     assert os.listdir(tmp_path)
+
+
+def test_a_chunk_of_a_zarr_array_is_no_larger_than_an_array_may_be() -> None:
+    zarr = pytest.importorskip("zarr")
+    from saecodec.formats.zarr import SaeCodec
+
+    serializer = SaeCodec.of(GOLDEN / "none.saecodec")
+    array = zarr.create_array(
+        {}, shape=(40, 8), chunks=(20, 8), dtype="float32", serializer=serializer, compressors=None
+    )
+    array[:20] = 1
+    with limited(array_bytes=4 * 20 * 8 - 1), pytest.raises(LimitError, match="a chunk of the array: 640 bytes"):
+        array[:20]
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", '"x"', "null", "[" * 5000 + "]" * 5000])
+def test_a_layout_of_a_delphi_cache_that_lies_is_refused(number: str) -> None:
+    with pytest.raises(InputError, match="is not the layout of a delphi cache"):
+        Layout.of_text(f'{{"splits": [[0, {number}, "I64"]], "tokens": "", "config": null}}', 4, "a.saec")
 
 
 # -- writers -----------------------------------------------------------------------------------------------------------
