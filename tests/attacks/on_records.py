@@ -59,18 +59,24 @@ def on_records() -> list[Attack]:
         head("record key that is no text", invalid, "not valid msgpack", more(b"\x01\xc0")),
         head(
             "record array of 2^32 items",
-            "LimitError",
-            "SAECODEC_LIMITS=record_items=4294967295",
+            invalid,
+            "exceeds max_array_len",
             more(b"\xa1z\xdd" + b"\xff" * 4),
         ),
         head(
             "record map of 2^32 items",
-            "LimitError",
-            "SAECODEC_LIMITS=record_items=4294967295",
+            invalid,
+            "exceeds max_map_len",
             more(b"\xa1z\xdf" + b"\xff" * 4),
         ),
         head(
             "record arrays that announce and nest", invalid, "not valid msgpack", more(b"\xa1z" + b"\xdc\x0f\xff" * 900)
+        ),
+        head(
+            "record items beyond the limit",
+            "LimitError",
+            "SAECODEC_LIMITS=record_items=4097",
+            more(b"\xa1z\xdc\x10\x01" + b"\xc0" * 4097),
         ),
         head("record text beyond its end", invalid, "not valid msgpack", more(b"\xa1z\xdb" + b"\xff" * 4)),
         head("record with a timestamp", invalid, "not valid msgpack", more(b"\xa1z\xd6\xff" + bytes(4))),
