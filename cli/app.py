@@ -19,8 +19,15 @@ from saecodec.cli.folders import decode_dir, encode_dir
 from saecodec.cli.info import info
 from saecodec.cli.measure import measure
 from saecodec.cli.recover import recover
+from saecodec.cli.terminal import printable
 from saecodec.cli.verify import verify
 from saecodec.errors import SaecodecError
+
+_LONGEST = 4000  # characters of an error: what it quotes from a file may be megabytes
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text):,} characters)"
 
 
 class _Group(click.Group):
@@ -30,7 +37,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except SaecodecError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_clipped(printable(str(error), keep="\n"))) from error
         except BrokenPipeError:
             ctx.exit(1)
 

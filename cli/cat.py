@@ -7,6 +7,7 @@ import json
 import click
 
 from saecodec.cli.options import force_option, json_option
+from saecodec.cli.terminal import printable
 
 
 @click.command(short_help="Concatenate .saec files of one codec.")
@@ -34,7 +35,7 @@ def cat(inputs: tuple[str, ...], output: str, force: bool, as_json: bool) -> Non
     with progress_bar() as progress:
         done = concatenate_files(inputs, output, force=force, progress=progress)
     for warning in done.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {printable(warning)}", err=True)
     if as_json:
         facts = {"file": output, "chunks": done.chunks, "rows": done.rows, "shape": done.shape}
         click.echo(json.dumps(facts | {"file_bytes": file_bytes(output), "warnings": done.warnings}))

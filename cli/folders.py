@@ -21,6 +21,7 @@ from saecodec.cli.options import (
     sae_option,
     weights_option,
 )
+from saecodec.cli.terminal import printable
 
 if TYPE_CHECKING:
     from saecodec.formats.folder_work import Task
@@ -213,7 +214,7 @@ def _run(task: Task, as_json: bool, options: dict[str, Any]) -> None:
     for damaged in found.get("losses", ()) if not as_json else ():
         tell_lost(damaged["source"], damaged["lost"])
     for failure in found["failures"]:
-        click.echo(f"failed: {failure['source']}: {failure['error']}", err=True)
+        click.echo(printable(f"failed: {failure['source']}: {failure['error']}"), err=True)
     if found["failed"]:
         click.echo(f"Error: {found['failed']} of {count(found['shards'], 'shard')} failed", err=True)
         click.get_current_context().exit(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from saecodec.cli.terminal import printable
+
 if TYPE_CHECKING:
     from saecodec.rate_control import Target
 
@@ -33,12 +35,14 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def pairs(rows: list[tuple[str, str]], indent: str = "  ") -> str:
     """Lines of two aligned columns."""
+    rows = [(printable(label), printable(value)) for label, value in rows]
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{indent}{label:<{width}}  {value}" for label, value in rows)
 
 
 def columns_text(rows: list[list[str]], left: tuple[int, ...]) -> str:
     """Lines of aligned columns. left: the columns that begin at the same place; others end there."""
+    rows = [list(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

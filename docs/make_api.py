@@ -31,6 +31,10 @@ LIBRARY = {
         "saecodec.formats.concatenating.concatenate_files",
         "saecodec.formats.recovering.recover_file",
         "saecodec.formats.dataset.SaecDataset",
+        "saecodec.formats.damage.Losses",
+        "saecodec.limits.Limits",
+        "saecodec.limits.limited",
+        "saecodec.limits.set_limits",
     ],
     "Measuring": [
         "saecodec.formats.measuring.measure_array",

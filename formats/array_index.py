@@ -7,18 +7,24 @@ of the row's own is left for numpy, once the rows are there.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec.limits import check_limit
+
 Integers = NDArray[np.int64]
 
 
-def row_index(index: Any, leading: tuple[int, ...], n_row_dims: int) -> tuple[Integers, tuple[Any, ...]]:
+def row_index(
+    index: Any, leading: tuple[int, ...], n_row_dims: int, row_bytes: int = 8
+) -> tuple[Integers, tuple[Any, ...]]:
     """What an index of an array (*leading, *row) asks for, as numpy understands it: numbers of rows, int64, of any
     shape; and the index of the array (*numbers.shape, *row) of these rows that gives the result.
 
+    row_bytes: what a row takes in memory. LimitError when slices ask for more than `limits` has for an array.
     IndexError when numpy would raise it, and when index arrays pick rows or values while other parts that are no slices
     pick the other, so that numpy's result may have its dimensions in another order: take the rows first.
     """
@@ -33,6 +39,8 @@ def row_index(index: Any, leading: tuple[int, ...], n_row_dims: int) -> tuple[In
         left -= min(taken, left)
     if _mixed(ours, rest, index):
         raise IndexError("an index picks rows and their values one by one: take the rows first, f[rows][..., values]")
+    slices = (len(range(*part.indices(n))) for part, n in _along(ours, leading) if isinstance(part, slice))
+    check_limit("array_bytes", math.prod(slices) * row_bytes, "the rows of this index")
     rows = _rows(ours, leading)
     return rows, (*[slice(None)] * rows.ndim, *rest)
 
@@ -77,6 +85,15 @@ def _is_array(part: Any) -> bool:
 def _dims(part: Any) -> int:
     """How many dimensions a part covers."""
     return 0 if part is None else part.ndim if _is_array(part) and part.dtype == bool else 1
+
+
+def _along(parts: list[Any], leading: tuple[int, ...]) -> Iterator[tuple[Any, int]]:
+    """The parts of an index, each with the first dimension that it covers."""
+    at = 0
+    for part in parts:
+        if part is not None:
+            yield part, leading[at]
+            at += _dims(part)
 
 
 def _rows(parts: list[Any], leading: tuple[int, ...]) -> Integers:

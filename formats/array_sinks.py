@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,7 @@ from saecodec.formats.optional_library import load_library
 from saecodec.formats.parquet_sink import parquet_rows
 from saecodec.formats.zarr_arrays import load_zarr
 from saecodec.formats.zarr_sink import is_zarr_part, zarr_rows
+from saecodec.limits import check_limit
 from saecodec.stored_floats import STORED, narrowed
 
 _Store = Callable[[npt.NDArray[Any]], object]
@@ -34,6 +36,7 @@ _Store = Callable[[npt.NDArray[Any]], object]
 _SAFETENSORS_CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 _HOLD_BFLOAT16 = (".safetensors", ".pt", ".pth")
 _FOLDER = ".zarr"
+_UNPACKED = (".npy", ".npz", ".safetensors", ".pt", ".pth")  # of which the size is known
 
 
 class ArraySink:
@@ -104,6 +107,8 @@ def create_array(
         raise OutputError(f"{name}: has shape {shape}; expected rows of at least one value, (..., width)")
     if key == "__metadata__" and extension == ".safetensors":
         raise OutputError(f"{name}: the key {key!r} is reserved in .safetensors; choose another key")
+    if extension in _UNPACKED:
+        _check_room(name, math.prod(shape) * ITEM_BYTES[dtype])
     if extension == _FOLDER:
         output: AbstractContextManager[Any] = atomic_folder(path, force=force, mine=is_zarr_part)
     else:
@@ -112,6 +117,16 @@ def create_array(
         sink = ArraySink(name, shape, dtype, store)
         yield sink
         sink.finish()
+
+
+def _check_room(name: str, n_bytes: int) -> None:
+    """OutputError when the disk has no room: a few bytes may stand for terabytes of rows."""
+    folder = os.path.dirname(os.path.realpath(name))
+    free = shutil.disk_usage(folder).free if os.path.isdir(folder) else n_bytes
+    if n_bytes > free:
+        raise OutputError(
+            f"{name}: cannot be written (No space left on device: it takes {n_bytes:,} bytes, {free:,} are free)"
+        )
 
 
 def check_array_output(path: str | os.PathLike[str], dtype: str, *, force: bool = False) -> None:
@@ -183,6 +198,7 @@ def _safetensors(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -
 def _torch(file: BinaryIO, shape: tuple[int, ...], dtype: str, key: str) -> Iterator[_Store]:
     import torch  # half a second: only for who writes a .pt file
 
+    check_limit("array_bytes", math.prod(shape) * ITEM_BYTES[dtype], "the array, which a .pt file has whole in memory")
     values = np.empty((math.prod(shape[:-1]), shape[-1]), STORED[dtype])
     filled = 0
 

@@ -56,7 +56,7 @@ def _unflattened(shape: tuple[int, ...], metadata: Mapping[bytes, bytes]) -> tup
     """The shape of an array before its rows became a column (T, d); `shape` where nothing, or nonsense, is said."""
     try:
         said = json.loads(metadata.get(SHAPE.encode(), b"null"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return shape
     if not (isinstance(said, list) and said and all(type(n) is int and n >= 0 for n in said)):
         return shape

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TORCH: Final = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES: Final = (".safetensors", ".npz", *_TORCH)
-_LARGEST_CONFIG: Final = 1 << 24
+_LARGEST_CONFIG: Final = 1 << 23
 _NESTED: Final = ("sae", "state_dict", "model", "model_state_dict")
 """Where a `.pt` file keeps its state dict, if not at its top."""
 
@@ -161,7 +161,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """A JSON object; CheckpointError when it is none."""
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
-            raise ValueError("it is larger than 16 MiB")
+            raise ValueError("it is larger than 8 MiB")
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
@@ -199,10 +199,13 @@ def _read_npz(path: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from saecodec.formats.zip_members import check_members
+
     damaged = OSError, ValueError, TypeError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
     try:
         # Opened here: numpy leaves a file open that is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            check_members(archive.zip, str(path))
             return {name: torch.from_numpy(np.array(archive[name])) for name in archive.files}
     except damaged as error:
         raise CheckpointError(f"{path}: cannot be read as an npz archive of arrays ({error})") from error
@@ -211,6 +214,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
 def _read_torch(path: Path) -> dict[str, Any]:
     import torch
 
+    from saecodec.formats.zip_members import check_zip
+
+    check_zip(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # corrupt files make the unpickler raise nearly anything

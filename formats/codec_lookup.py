@@ -71,8 +71,8 @@ def _in_folders(codec_id: str) -> Codec | None:
     for folder in filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep)):
         for path in sorted(glob.glob(os.path.join(glob.escape(folder), f"*{_EXTENSION}"))):
             with suppress(SaecodecError):  # a file that cannot be read is not the one looked for
-                if codec_facts(path)["codec_id"] == codec_id:
-                    return load_codec(path)
+                if codec_facts(path)["codec_id"] == codec_id and (codec := load_codec(path)).codec_id == codec_id:
+                    return codec
     return None
 
 

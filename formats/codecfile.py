@@ -6,6 +6,7 @@ Magic, then the frames of `Codec.to_bytes`, then optionally a weights frame `SAE
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -87,11 +88,20 @@ def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
             for key, kind in (("codec_id", bytes), ("decoder_id", bytes), ("prior", str), ("step", float)):
                 value = field(record, key, kind, name)
                 facts[key] = value.hex() if isinstance(value, bytes) else value
-            facts |= field(record, "info", dict, name)
+            facts = _plain(field(record, "info", dict, name), name) | facts
     if not facts:
         raise FormatError(f"{name}: a codec file without a CHED frame")
     layer = {"residual_bytes": sizes["RTAB"]} if "RTAB" in sizes else {}
     return facts | {"embeds_sae": WEIGHTS in sizes, "table_bytes": sizes.get("TABL", 0)} | layer
+
+
+def _plain(info: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a codec file says for people; FormatError when it is more than JSON can say."""
+    try:
+        json.dumps(info)
+    except TypeError as error:
+        raise FormatError(f"{name}: header field 'info' holds what is no text or number ({error})") from error
+    return info
 
 
 @contextmanager

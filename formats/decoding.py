@@ -124,7 +124,7 @@ def verify_file(
 def compare(file: SaecFile, source: ArraySource, progress: Progress = no_progress, jobs: int | None = 1) -> Distortion:
     """Distortion of a file's rows against the array they came from. jobs: processes that decode."""
     distortion = Distortion(file.header.width)
-    for x, x_hat in zip(source.batches(file.index.filled_rows), file.batches(jobs=jobs), strict=True):
+    for x, x_hat in zip(source.batches(file.batch_rows), file.batches(jobs=jobs), strict=True):
         if not np.isfinite(x).all():
             bad = distortion.n_rows + int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
             raise InputError(f"{source.path}: row {bad} holds NaN or infinity: this is not the array that was encoded")

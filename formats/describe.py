@@ -117,7 +117,8 @@ def _residual(file: saec.SaecFile) -> dict[str, float | None]:
 
 
 def _codec(path: Path) -> dict[str, Any]:
-    return {"kind": "codec", "file_bytes": os.path.getsize(path), **codec_facts(path)}
+    known = {"kind": "codec", "file_bytes": os.path.getsize(path)}
+    return known | codec_facts(path) | known
 
 
 def _saelens(path: Path) -> dict[str, Any]:

@@ -52,9 +52,18 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def path_inside(folder: str, name: str) -> str:
+    """The path of a name in a folder; OutputError when a link there leads out of the folder, which somebody else may
+    have filled."""
+    path, root = os.path.join(folder, name), os.path.realpath(folder)
+    if os.path.commonpath([root, os.path.realpath(path)]) != root:
+        raise OutputError(f"{path}: leads out of {folder}, by a link; remove it, or choose another folder")
+    return path
+
+
 def staged_path(folder: str, output: str) -> str:
     """Where the output of a shard lies until its line is in the manifest; the folder for it is made."""
-    path = os.path.join(folder, STAGING, output)
+    path = path_inside(folder, f"{STAGING}/{output}")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     return path
 
@@ -89,7 +98,7 @@ class Manifest:
     def settle(self, line: Line, *, force: bool) -> None:
         """Append the line of a staged output, and give the output its name. force: a file has that name already, and
         may go."""
-        target = os.path.join(self.folder, line["output"])
+        target = path_inside(self.folder, line["output"])
         os.makedirs(os.path.dirname(target), exist_ok=True)
         self.add(line)
         publish(target, staged_path(self.folder, line["output"]), force=force)
@@ -100,11 +109,13 @@ class Manifest:
         for place, _, names in os.walk(staging):
             for name in names:
                 path = os.path.join(place, name)
+                if os.path.islink(path):
+                    continue
                 output = os.path.relpath(path, staging).replace(os.sep, "/")
                 line = self.latest(output)
                 if line is None or line["output_sha256"] != file_hash(path):
                     continue
-                target = os.path.join(self.folder, output)
+                target = path_inside(self.folder, output)
                 if os.path.lexists(target) and not force and not self.made(output, file_hash(target)):
                     raise OutputError(
                         f"{target}: stands where an earlier run was about to put its output, {path}; remove it, or "
@@ -144,7 +155,7 @@ def _begins(text: bytes, command: str) -> bool:
 def _parsed(text: bytes, where: str) -> Line:
     try:
         line = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: is not JSON ({error}): not a manifest of saecodec, or damaged") from error
     wrong = [key for key, kind in _TOLD.items() if not isinstance(line, dict) or type(line.get(key)) is not kind]
     if wrong:
@@ -160,7 +171,9 @@ def open_manifest(folder: str, command: str, *, force: bool = False) -> Iterator
     holds a summary that no manifest explains (with `force` that is overwritten); FormatError when the file under the
     manifest's name is something else.
     """
-    path = os.path.join(folder, MANIFEST)
+    path = path_inside(folder, MANIFEST)
+    for name in (SUMMARY, STAGING):
+        path_inside(folder, name)
     if os.path.exists(os.path.join(folder, SUMMARY)) and not os.path.exists(path) and not force:
         raise OutputError(f"{folder}: holds a {SUMMARY}, but no {MANIFEST}; pass --force to overwrite it")
     if not os.path.isdir(os.path.dirname(os.path.abspath(folder))):

@@ -12,7 +12,8 @@ from saecodec.decoder_precision import FLOAT32, INT8, PRECISIONS
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.frames import field as record_field
-from saecodec.frames import pack_record, unpack_record
+from saecodec.frames import pack_record, shown, unpack_record
+from saecodec.limits import check_limit
 from saecodec.value_code import EXACT, MAX_PATTERN, NO_DECODER, STEP, ValueCode
 from saecodec.version import (
     INTEGER_WEIGHTS,
@@ -131,9 +132,12 @@ class Header:
         )
         wrong = [key for key, fine in possible.items() if not fine]
         if wrong:
-            raise FormatError(f"{what}: header field {wrong[0]!r} is {record.get(wrong[0])!r}, which is not possible")
+            found = shown(record.get(wrong[0]))
+            raise FormatError(f"{what}: header field {wrong[0]!r} is {found}, which is not possible")
         check_prior(record, get("prior", str), what)
+        sae = {key: sae[key] for key in _SAE_FACTS}
         numbers = {key: get(key, int) for key in ("width", "chunk_rows")}
+        check_limit("latents" if LATENTS in record["requires"] else "width", numbers["width"], what)
         texts = {key: get(key, str) for key in ("dtype", "embed", "prior", "made_by")}
         texts |= {key: ids[i].hex() for i, key in enumerate(("decoder_id", "codec_id"))}
         residual, side = (name in record["requires"] for name in (RESIDUAL, SIDE))
@@ -150,7 +154,7 @@ def _values(record: dict[str, Any], what: str) -> ValueCode | None:
     kind, base = found.get("kind"), found.get("base")
     least, most = (-1, MAX_PATTERN - 1) if kind in EXACT else (0, 0)
     if kind not in (STEP, *EXACT) or type(base) is not int or not least <= base <= most:
-        raise FormatError(f"{what}: header field 'values' is {found!r}, which is not possible")
+        raise FormatError(f"{what}: header field 'values' is {shown(found)}, which is not possible")
     others = [name for name in (RESIDUAL, SIDE) if name in record["requires"]]
     embed, decoder = record["embed"], record["decoder_id"].hex()
     if others or embed != "tables" or decoder != NO_DECODER or record.get("row_shape"):

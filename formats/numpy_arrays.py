@@ -18,6 +18,7 @@ from saecodec.errors import InputError
 from saecodec.formats.array_keys import Listed, choose, refuse_key
 from saecodec.formats.array_source import ArraySource, float_dtype
 from saecodec.formats.array_streams import FortranArray, Opener, StreamedArray, opened_at, opened_member, spooled
+from saecodec.formats.zip_members import check_members
 
 _LONGEST_NPY_HEADER = 1 << 16  # NumPy itself refuses headers beyond 10,000 bytes
 
@@ -70,6 +71,8 @@ def open_npz(path: str, key: str | None) -> ArraySource:
             raise InputError(f"{path}: holds a sparse matrix of scipy; feature activations are taken with --latents")
         name = choose(path, list(members), key, lambda name: header_of(name).listed())
         header, info = header_of(name), members[name]
+        if header.fortran and len(header.shape) > 1:  # is unpacked into a temporary file
+            check_members(archive, path)
     opener = partial(opened_member, path, info.filename, header.end)
     return header.source(path, info.file_size, opener, partial(spooled, opener))
 

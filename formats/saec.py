@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,16 @@ from saecodec.formats.chunk_pool import jobs_for, map_chunks
 from saecodec.formats.damage import Lost, converted, intact
 from saecodec.formats.frame_file import FrameFile
 from saecodec.formats.processes import usable_cores
-from saecodec.layers import Layers
+from saecodec.layers import Layers, batches_of
+from saecodec.limits import check_limit
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
     from saecodec.codes import Codes
     from saecodec.sae import SAE
+
+_MOST_TIMES: Final = 1 << 20
+"""How many times larger than their file rows may be, whatever they take: so much larger are only rows of zeros."""
 
 
 class SaecFile(FrameFile):
@@ -167,6 +171,13 @@ class SaecFile(FrameFile):
                 f"{self.n_rows}"
             )
 
+    def check_size(self, start: int = 0, stop: int | None = None) -> None:
+        """LimitError when rows start:stop are more than an array in memory may be, from next to nothing: reading them
+        would not end."""
+        n_bytes = 4 * ((self.n_rows if stop is None else stop) - start) * self.header.width
+        if n_bytes > _MOST_TIMES * self.size:
+            check_limit("array_bytes", n_bytes, self.path)
+
     def codes(self, start: int = 0, stop: int | None = None, *, jobs: int | None = 1) -> Iterator[Codes]:
         """The codes of rows start:stop, chunk by chunk; only the chunks that hold them are read. jobs: see `layers`."""
         for layers in self.layers(start, stop, base_only=True, jobs=jobs):
@@ -252,16 +263,17 @@ class SaecFile(FrameFile):
     def batches(
         self, start: int = 0, stop: int | None = None, *, base_only: bool = False, jobs: int | None = 1
     ) -> Iterator[NDArray[np.float32]]:
-        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk; base_only: without the residual layer.
-        jobs: see `layers`."""
+        """The reconstructed rows start:stop, float32 (n, d), chunk by chunk, large chunks in parts; base_only: without
+        the residual layer. jobs: see `layers`."""
         return intact(self.salvaged_batches(start, stop, base_only=base_only, jobs=jobs))
 
     def salvaged_batches(
         self, start: int = 0, stop: int | None = None, *, base_only: bool = False, jobs: int | None = 1
     ) -> Iterator[NDArray[np.float32] | Lost]:
-        """As `batches`; of a chunk that is damaged, which rows are lost with it."""
+        """As `batches`; of a chunk that is damaged, or a part of it, which rows are lost with it."""
         from saecodec.batches import threads
 
+        self.check_size(start, stop)
         jobs = jobs_for(jobs, self.codec.coder, len(list(self._parts(start, stop))))
 
         def reconstruct(layers: Layers) -> NDArray[np.float32]:
@@ -270,8 +282,16 @@ class SaecFile(FrameFile):
             with threads(max(1, usable_cores() - jobs)):  # more would wait for cores that decode
                 return self.reconstruct(layers)
 
-        parts = self.salvaged_layers(start, stop, base_only=base_only, jobs=jobs)
-        return converted(parts, reconstruct, start, self.path)
+        def in_parts() -> Iterator[Layers | Lost]:
+            for layers in self.salvaged_layers(start, stop, base_only=base_only, jobs=jobs):
+                yield from [layers] if isinstance(layers, Lost) else layers.batches(self.header.width)
+
+        return converted(in_parts(), reconstruct, start, self.path)
+
+    @property
+    def batch_rows(self) -> list[int]:
+        """Rows of each of the `batches` of the whole file."""
+        return [part.stop - part.start for n in self.index.filled_rows for part in batches_of(n, self.header.width)]
 
     def reconstruct(self, layers: Layers) -> NDArray[np.float32]:
         """The rows, float32 (n, d), of what was decoded."""
@@ -279,6 +299,8 @@ class SaecFile(FrameFile):
 
     def rows(self, start: int = 0, stop: int | None = None, *, base_only: bool = False) -> NDArray[np.float32]:
         """The reconstructed rows start:stop, float32 (stop - start, d); base_only: without the residual layer."""
+        n_rows = (self.n_rows if stop is None else stop) - start
+        check_limit("array_bytes", 4 * n_rows * self.header.width, self.path)
         parts = self.batches(start, stop, base_only=base_only)
         return np.concatenate([np.zeros((0, self.header.width), np.float32), *parts])
 

@@ -17,7 +17,8 @@ from saecodec.formats.array_index import row_index
 from saecodec.formats.chunk_cache import ChunkCache
 from saecodec.formats.damage import Lost
 from saecodec.formats.saec import SaecFile, open_saec
-from saecodec.layers import Layers
+from saecodec.layers import Layers, batches_of
+from saecodec.limits import check_limit
 from saecodec.stored_floats import narrowed
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class SaecArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        rows, rest = row_index(index, self.file.index.leading, len(self.file.row_shape))
+        row_bytes = max(8, self.file.header.width * self.dtype.itemsize)  # rows have numbers, too
+        rows, rest = row_index(index, self.file.index.leading, len(self.file.row_shape), row_bytes)
         found = self.take(rows.reshape(-1)).reshape(*rows.shape, *self.file.row_shape)
         return found if not rest else found[rest]
 
@@ -104,19 +106,22 @@ class SaecArray:
         return self[...].astype(dtype or self.dtype, copy=False)
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        """The rows chunk by chunk, (n, d), flattened leading dimensions; chunks are not kept."""
+        """The rows chunk by chunk, (n, d), flattened leading dimensions, large chunks in parts; chunks are not kept."""
         self.file.check_rows()
+        self.file.check_size()
         for part in self.file.salvaged_layers(base_only=self.base_only):
-            found = self._rows_of(part.error if isinstance(part, Lost) else part)
-            yield np.full((part.n_rows, self.file.header.width), np.nan, self.dtype) if found is None else found
+            for _, rows in self._pieces(part.error if isinstance(part, Lost) else part, part.n_rows):
+                yield rows
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Rows by their numbers over the flattened leading dimensions, in [0, T), in any order: (n, d)."""
         self.file.check_rows()
-        out = np.empty((len(numbers), self.file.header.width), self.dtype)
+        width = self.file.header.width
+        check_limit("array_bytes", len(numbers) * width * self.dtype.itemsize, self.file.path)
+        out = np.empty((len(numbers), width), self.dtype)
         for places, layers in self._pick(numbers):
-            found = self._rows_of(layers)
-            out[places] = np.nan if found is None else found
+            for piece, rows in self._pieces(layers, len(places)):
+                out[places[piece]] = rows
         return out
 
     def take_codes(self, numbers: NDArray[np.int64]) -> Codes:
@@ -131,16 +136,19 @@ class SaecArray:
             parts.append(layers.codes)
         return Codes.concatenate(parts, self.file.codec.latents.prior.n_latents).take(order)
 
-    def _rows_of(self, layers: Layers | FormatError) -> NDArray[Any] | None:
-        """The rows of layers, None where they are to be NaN."""
-        try:
-            if isinstance(layers, FormatError):
-                raise layers
-            return narrowed(self.file.reconstruct(layers), self.dtype.name)
-        except FormatError:
-            if self.on_error == "raise":
-                raise
-            return None
+    def _pieces(self, layers: Layers | FormatError, n_rows: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """The rows of a chunk's layers in parts of bounded size; NaN where they are lost, if they are to be that."""
+        width = self.file.header.width
+        for piece in batches_of(n_rows, width):
+            try:
+                if isinstance(layers, FormatError):
+                    raise layers
+                rows = narrowed(self.file.reconstruct(layers[piece]), self.dtype.name)
+            except FormatError:
+                if self.on_error == "raise":
+                    raise
+                rows = np.full((piece.stop - piece.start, width), np.nan, self.dtype)
+            yield piece, rows
 
     # -- their feature activations -------------------------------------------------------------------------------------
 

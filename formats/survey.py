@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -62,9 +62,9 @@ def survey(
     decoded = _decodable(file) if decode else "nothing"
     chunks, done = dict(_checked(file, np.flatnonzero(file.index.rows == 0).tolist())), 0
     filled = np.flatnonzero(file.index.rows > 0).tolist()
-    for i, part in zip(filled, _parts(file, decoded, filled, jobs), strict=True):
-        if isinstance(part, Lost):
-            chunks[i] = part
+    for i, lost in zip(filled, _lost(file, decoded, filled, jobs), strict=True):
+        if lost is not None:
+            chunks[i] = lost
         done += int(file.index.rows[i])
         progress("verify", done, file.n_rows)
     elsewhere = list(_between_chunks(file))
@@ -86,14 +86,25 @@ def _decodable(file: SaecFile) -> str:
     return decoded
 
 
-def _parts(file: SaecFile, decoded: str, filled: Sequence[int], jobs: int | None) -> Iterator[Any]:
-    """What each chunk that has rows gives, or `Lost`."""
+def _lost(file: SaecFile, decoded: str, filled: Sequence[int], jobs: int | None) -> Iterator[Lost | None]:
+    """What each chunk that has rows has lost."""
     if decoded == "nothing":
-        lost = dict(_checked(file, filled))
-        return (lost.get(i) for i in filled)
+        damaged = dict(_checked(file, filled))
+        yield from (damaged.get(i) for i in filled)
+        return
+    parts: Iterator[Any]
     if decoded == "levels":
-        return file.salvaged_layers(jobs=jobs)
-    return salvaged_latents(file, jobs=jobs) if file.holds_latents else file.salvaged_batches(jobs=jobs)
+        parts = file.salvaged_layers(jobs=jobs)
+    else:
+        parts = salvaged_latents(file, jobs=jobs) if file.holds_latents else file.salvaged_batches(jobs=jobs)
+    for i in filled:
+        left, lost = int(file.index.rows[i]), None
+        while left:  # a chunk may come in parts
+            part = next(parts)
+            left -= len(part) if isinstance(part, np.ndarray) else part.n_rows
+            if isinstance(part, Lost):
+                lost = part if lost is None else replace(lost, stop=part.stop)
+        yield lost
 
 
 def _checked(file: SaecFile, chunks: Sequence[int]) -> Iterator[tuple[int, Lost]]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from saecodec.errors import InputError
 from saecodec.formats.array_keys import Listed, choose, refuse_key
 from saecodec.formats.array_source import ITEM_BYTES, ArraySource, FloatRows, bad_dtype, rows_of, to_float32
+from saecodec.formats.zip_members import check_zip
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,7 @@ def load_torch_tensor(path: str, key: str | None) -> tuple[torch.Tensor, bool]:
     import torch  # half a second: only for who has a .pt file
 
     mapped = True
+    check_zip(path)
     try:
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from saecodec.decoder_precision import FLOAT32, INT8, from_integers, to_integers, with_precision
 from saecodec.errors import FormatError
-from saecodec.frames import field, pack_record, unpack_record
+from saecodec.frames import field, pack_record, shown, unpack_record
 from saecodec.integer_weights import pack_integers, read_integers
+from saecodec.limits import check_expansion, check_limit
 from saecodec.sae import SAE
 from saecodec.wire import ByteReader, blob
 
@@ -38,10 +39,16 @@ def pack_weights(sae: SAE, *, decoder_only: bool, precision: str = FLOAT32) -> b
     record = {"config": config, "name": sae.name, "source": sae.source, "shapes": shapes}
     head, floats = blob(pack_record(record)), [tensors[name] for name in shapes]
     if precision != INT8:
-        return head + _compressed(floats)
+        return _checked(head + _compressed(floats), sae)
     integers, scale = to_integers(tensors["w_dec"])
     others = [tensors[name] for name in shapes if name != "w_dec"]
-    return head + blob(_compressed([*others, scale])) + pack_integers(integers)
+    return _checked(head + blob(_compressed([*others, scale])) + pack_integers(integers), sae)
+
+
+def _checked(payload: bytes, sae: SAE) -> bytes:
+    """LimitError when no reader would take the weights, which are zeros nearly all."""
+    check_expansion(sae.nbytes, len(payload), sae.name)
+    return payload
 
 
 def unpack_weights(
@@ -58,6 +65,9 @@ def unpack_weights(
     found = shapes.get("w_dec", ())
     if len(found) != 2 or found[0] != n_latents or found[1] != (width or found[1]):
         raise FormatError(f"{what}: w_dec has shape {found}, but the file is of {n_latents} latents, width {width}")
+    n_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
+    check_limit("weights_bytes", n_bytes, what)
+    check_expansion(n_bytes, len(payload), what)
     if precision == INT8:
         floats = {name: shape for name, shape in shapes.items() if name != "w_dec"}
         tensors, scale = _tensors(reader.blob(), floats, n_latents, what)
@@ -80,7 +90,7 @@ def _shapes(found: object, what: str) -> dict[str, tuple[int, ...]]:
     for name in sorted(found):
         shape = found[name]
         if not isinstance(shape, list) or len(shape) not in (1, 2) or not all(type(n) is int and n > 0 for n in shape):
-            raise FormatError(f"{what}: tensor {name!r} has shape {shape!r}")
+            raise FormatError(f"{what}: tensor {name!r} has shape {shown(shape)}")
         shapes[name] = tuple(shape)
     if 4 * sum(math.prod(shape) for shape in shapes.values()) > MAX_WEIGHT_BYTES:
         raise FormatError(f"{what}: weights of shapes {shapes} are larger than {MAX_WEIGHT_BYTES} bytes")

@@ -23,6 +23,7 @@ from zarr.core.common import parse_named_configuration
 
 from saecodec.errors import FormatError, InputError
 from saecodec.formats.codec_lookup import find_codec, register_codec, with_its_sae
+from saecodec.limits import check_limit
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteSetter
@@ -127,6 +128,7 @@ class SaeCodec(ArrayBytesCodec, ArrayBytesCodecPartialEncodeMixin):
         from saecodec.filled_rows import FilledRows
 
         dtype, shape = self._check(chunk_spec.shape, chunk_spec.dtype), chunk_spec.shape
+        check_limit("array_bytes", math.prod(shape) * dtype.itemsize, "a chunk of the array")
         codec = self._found()
         block = FilledRows.read(codec, chunk_data.to_bytes(), math.prod(shape[:-1]))
         values = block.values(codec, shape, dtype.name, chunk_spec.fill_value).astype(dtype, copy=False)

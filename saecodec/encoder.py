@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from saecodec.errors import CheckpointError, InputError
-from saecodec.nonlinearity import Nonlinearity
+from saecodec.nonlinearity import GroupMax, Nonlinearity
 
 HALF: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPES: Final = {"float32": torch.float32, **HALF}
@@ -193,6 +193,8 @@ def encoder_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor], name: s
         raise CheckpointError(f"{name}: an encoder needs a dtype ({', '.join(DTYPES)}) and apply_b_dec_to_input")
     if nonlinearity is None:
         return _pursuit_of(described, subtract, dtype, name)
+    if isinstance(nonlinearity, GroupMax) and len(tensors["b_enc"]) % nonlinearity.k:
+        raise CheckpointError(f"{name}: {len(tensors['b_enc'])} latents are not {nonlinearity.k} groups of as many")
     half = {key: tensors[key].to(DTYPES[dtype]) for key in ("w_enc", "b_enc", "w_glu", "b_glu") if key in tensors}
     if ("w_glu" in half) != ("b_glu" in half):
         raise CheckpointError(f"{name}: a gated linear unit needs both w_glu and b_glu")

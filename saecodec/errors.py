@@ -34,6 +34,11 @@ class UnsupportedError(SaecodecError):
     """The input is well-formed, but needs something this version does not do; the message names it."""
 
 
+class LimitError(SaecodecError):
+    """The input asks for more memory or time than a reader gives unasked (`saecodec.limits`); the message says how to
+    raise the limit. The input may be fine."""
+
+
 class CheckpointError(SaecodecError):
     """An SAE checkpoint is incomplete or contradicts itself."""
 

@@ -7,15 +7,18 @@ know and refuses critical ones by name. Normative: docs/format.md, "Frames".
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Any, Final
 
 import msgpack
 
-from saecodec.errors import FormatError, InputError, UnsupportedError
+from saecodec.errors import FormatError, InputError, LimitError, SaecodecError, UnsupportedError
+from saecodec.limits import check_limit, limits
 
 _HEAD: Final = struct.Struct("<4sIQ")
 _CRC: Final = struct.Struct("<I")
@@ -23,6 +26,11 @@ HEAD_BYTES: Final = _HEAD.size + _CRC.size
 CRITICAL: Final = 1
 
 MAX_RECORD_BYTES: Final = 1 << 24
+_MAX_DEPTH: Final = 16
+_ALL: Final = 16  # times as many items may all arrays and maps of a record have as one of them
+
+_shown = Repr()
+_shown.maxstring = _shown.maxother = 100
 
 
 @dataclass(frozen=True)
@@ -102,20 +110,83 @@ def pack_record(record: dict[str, Any]) -> bytes:
     data = bytes(msgpack.packb(record, use_bin_type=True))
     if len(data) > MAX_RECORD_BYTES:
         raise InputError(f"metadata of {len(data)} bytes does not fit a header (limit {MAX_RECORD_BYTES})")
+    try:
+        unpack_record(data, "metadata")
+    except SaecodecError as error:
+        raise InputError(f"metadata that no reader takes ({error})") from error
     return data
 
 
 def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:
-    """The map that `pack_record` packed; FormatError when it is anything else."""
+    """The map that `pack_record` packed; FormatError when it is anything else, LimitError or UnsupportedError when it
+    holds more than a header need."""
     if len(data) > MAX_RECORD_BYTES:
         raise FormatError(f"{what}: a header of {len(data)} bytes (limit {MAX_RECORD_BYTES})")
+    most = limits().record_items
+    held = _Containers(most)
     try:
-        record = msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except Exception as error:
+        record = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=len(data),
+            max_bin_len=len(data),
+            max_array_len=most,  # memory is taken on the word of a length
+            max_map_len=most,
+            max_ext_len=0,
+            list_hook=held.array,
+            object_pairs_hook=held.map,
+        )
+    except LimitError as error:
+        raise LimitError(f"{what}: {error}") from error
+    except Exception as error:  # of the unpacker, of UTF-8, of the hooks
+        announced = re.match(r"(\d+) exceeds max_(array|map)_len", str(error))
+        if announced and int(announced[1]) <= len(data):  # every item takes a byte
+            check_limit("record_items", int(announced[1]), what)
         raise FormatError(f"{what}: a header is not valid msgpack ({error})") from error
-    if not isinstance(record, dict) or not all(isinstance(key, str) for key in record):
+    if not isinstance(record, dict):
         raise FormatError(f"{what}: a header is not a map with text keys")
+    if _depth(record) > _MAX_DEPTH:
+        raise UnsupportedError(
+            f"{what}: a header is nested more than {_MAX_DEPTH} deep, which this version does not read"
+        )
     return record
+
+
+class _Containers:
+    """Sees every array and map of a record as it is completed: 16 MB could hold millions, at a hundred bytes of memory
+    each."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._items = most, 0
+
+    def array(self, items: list[Any]) -> list[Any]:
+        self._items += 1 + len(items)
+        check_limit("record_items", self._items // _ALL, "the header")
+        return items
+
+    def map(self, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+        self.array(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key appears twice")
+        if not all(isinstance(key, str) for key in found):
+            raise ValueError("a key is not text")
+        return found
+
+
+def _depth(value: Any) -> int:
+    """How deep arrays and maps are nested."""
+    level, depth = [value], 0
+    while level:
+        items = (item for held in level for item in (held.values() if isinstance(held, dict) else held))
+        level, depth = [item for item in items if isinstance(item, (dict, list))], depth + 1
+    return depth
+
+
+def shown(value: Any) -> str:
+    """A value of a record for an error: it may be megabytes."""
+    return _shown.repr(value)
 
 
 def field(record: dict[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:
@@ -123,5 +194,5 @@ def field(record: dict[str, Any], key: str, kind: type | tuple[type, ...], what:
     value = record.get(key)
     wrong_bool = isinstance(value, bool) and kind is int
     if key not in record or wrong_bool or not isinstance(value, kind):
-        raise FormatError(f"{what}: header field {key!r} is {value!r}, expected {kind}")
+        raise FormatError(f"{what}: header field {key!r} is {shown(value)}, expected {kind}")
     return value

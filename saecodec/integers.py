@@ -6,7 +6,7 @@ come in one self-delimiting byte string (docs/format.md, "Integer arrays").
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from saecodec.errors import FormatError
 from saecodec.rangecoder import TOTAL, StreamDecoder, StreamEncoder, model_of
 from saecodec.wire import ByteReader, blob, varint
 
+_Integer = TypeVar("_Integer", np.int32, np.int64)
+
 _NIBBLES: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192], np.int64)
 
 
@@ -24,9 +26,9 @@ def zigzag(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return (values << 1) ^ (values >> 63)
 
 
-def unzigzag(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def unzigzag(values: NDArray[_Integer]) -> NDArray[_Integer]:
     """The inverse of `zigzag`."""
-    return (values >> 1) ^ -(values & 1)
+    return np.asarray((values >> 1) ^ -(values & 1))
 
 
 def _weights(nibbles: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -79,13 +81,13 @@ def unpack_ints(reader: ByteReader, size: int, *, below: int = 1 << buckets.MAX_
         raise FormatError(f"{reader.what}: an integer array without symbols")
     nibbles = _read_nibbles(reader, n_symbols) if n_symbols > 1 else None
     stream = StreamDecoder(reader.blob(), reader.what)
-    symbols = np.full(n, first, np.int64)
-    if nibbles is not None:
-        symbols += stream.get(model_of(_weights(nibbles)), n)
-    values = buckets.BASE[symbols]
-    bits = buckets.OFFSET_BITS[symbols]
-    wide = np.flatnonzero(bits)
-    values[wide] += stream.get_bits(bits[wide])
+    if nibbles is None:
+        symbols = np.broadcast_to(np.int32(first), n)  # of which there may be millions, in five bytes
+    else:
+        symbols = stream.get(model_of(_weights(nibbles)), n) + np.int32(first)
+    values = np.asarray(buckets.BASE[symbols])
+    wide = np.flatnonzero(symbols >= buckets.DIRECT)
+    values[wide] += stream.get_bits(buckets.OFFSET_BITS[symbols[wide]])
     stream.end()
     if values.max() >= below:
         raise FormatError(f"{reader.what}: found {values.max()} where values below {below} are possible")

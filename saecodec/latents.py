@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from saecodec.codes import MAX_CHUNK_ROWS, MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
-from saecodec.priors.factorized import MAX_LATENTS
+from saecodec.limits import check_expansion
+from saecodec.priors.factorized import MAX_LATENTS, NONZERO_BYTES
 from saecodec.priors.registry import Prior, read_prior
 from saecodec.wire import ByteReader, blob, varint
 
@@ -75,7 +76,9 @@ class LatentCodec:
             )
         head = varint(codes.n_rows) + varint(len(codes.columns))
         columns = [blob(name.encode()) + _pack_column(values) for name, values in sorted(codes.columns.items())]
-        return head + b"".join(columns) + self.prior.encode(codes)
+        chunk = head + b"".join(columns) + self.prior.encode(codes)
+        check_expansion(NONZERO_BYTES * codes.nnz, len(chunk), "a chunk (of fewer rows it would be fine)")
+        return chunk
 
     def unpack(self, chunk: bytes | memoryview, what: str = "chunk") -> Codes:
         """The codes of a chunk. FormatError when the bytes are not one; `what` names it there."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codes import Codes
 from saecodec.sequences import Chunking
+
+_BATCH_VALUES: Final = 1 << 22  # 16 MiB of float32, where rows are not wider than that
+
+
+def batches_of(n_rows: int, width: int) -> Iterator[slice]:
+    """Rows of a chunk that are reconstructed together: a few bytes may stand for a million rows of any width."""
+    most = max(1, _BATCH_VALUES // width)
+    return (slice(start, min(start + most, n_rows)) for start in range(0, n_rows, most))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +45,11 @@ class Layers:
     def __getitem__(self, rows: slice) -> Layers:
         """The rows of a slice with step 1."""
         return Layers(self.codes[rows], None if self.residual is None else self.residual[rows])
+
+    def batches(self, width: int) -> Iterator[Layers]:
+        """The rows in batches of `batches_of`."""
+        parts = list(batches_of(self.n_rows, width))
+        return iter([self]) if len(parts) == 1 else (self[part] for part in parts)
 
     def take(self, rows: NDArray[np.int64]) -> Layers:
         """Any rows, in any order."""

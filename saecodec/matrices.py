@@ -36,14 +36,15 @@ def check_room(n_bytes: int, n_rows: int, tables: TableSet, what: str) -> None:
 def decode_matrix(data: bytes | memoryview, n_rows: int, tables: TableSet, limit: int, what: str) -> NDArray[np.int32]:
     """The inverse of `encode_matrix`, int32 (T, M).
 
-    limit: largest magnitude, below 2^31. FormatError when the bytes are not that.
+    limit: largest magnitude, below 2^30. FormatError when the bytes are not that.
     """
     check_room(len(data), n_rows, tables, what)
     bounds = [0, len(tables.codes)]
     coded, _ = decode_runs([memoryview(data)], _runs(n_rows, tables), bounds, tables.models, what, False)
-    values = unzigzag(coded)
-    if len(values) and np.abs(values).max() > limit:
+    if len(coded) and coded.max() > 2 * limit:
         raise FormatError(f"{what}: an integer exceeds {limit} in magnitude")
+    values = unzigzag(coded.astype(np.int32))
+    del coded
     out = np.empty((n_rows, len(tables.classes)), np.int32)
     order = np.argsort(tables.classes, kind="stable")
     out[:, order] = values.reshape(len(order), n_rows).T

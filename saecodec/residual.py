@@ -26,6 +26,7 @@ from saecodec.codes import MAX_LEVEL
 from saecodec.costs import bucket_bits
 from saecodec.errors import FormatError, InputError, UnsupportedError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
+from saecodec.limits import check_expansion, check_limit
 from saecodec.matrices import decode_matrix, encode_matrix
 from saecodec.quantizer import CENTROID_LEVELS, CENTROID_UNIT
 from saecodec.table_set import TableSet
@@ -159,12 +160,15 @@ class ResidualLayer:
             )
         if levels.size and not -MAX_LEVEL <= levels.min() <= levels.max() <= MAX_LEVEL:
             raise InputError("a residual level exceeds 2^20")
-        return encode_matrix(levels, self.tables)
+        data = encode_matrix(levels, self.tables)
+        check_expansion(levels.size, len(data), "the residual of a chunk (of fewer rows it would be fine)")
+        return data
 
     def decode(self, data: bytes | memoryview, n_rows: int, what: str) -> NDArray[np.int32]:
         """The inverse of `encode` for a chunk of `n_rows` rows; FormatError when the bytes are not that."""
         if n_rows * self.n_components > MAX_CELLS:
             raise FormatError(f"{what}: {n_rows * self.n_components} residual levels, more than {MAX_CELLS}")
+        check_expansion(n_rows * self.n_components, len(data), what)
         return decode_matrix(data, n_rows, self.tables, MAX_LEVEL, what)
 
     def row_bits(self, levels: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -193,7 +197,7 @@ class ResidualLayer:
         basis = np.concatenate([block.vectors.ravel() for block in self.blocks])
         if basis.size > MAX_BASIS or self.width > _MAX_WIDTH:
             raise InputError(f"rows of {self.width} are too wide for a residual layer: {basis.size} entries of a basis")
-        return b"".join(
+        data = b"".join(
             [
                 varint(len(self.blocks)),
                 varints(shapes),
@@ -204,6 +208,8 @@ class ResidualLayer:
                 pack_ints(zigzag(self.centroids.ravel())),
             ]
         )
+        check_expansion(4 * basis.size, len(data), "the basis of the residual layer")
+        return data
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, what: str) -> ResidualLayer:
@@ -219,6 +225,8 @@ class ResidualLayer:
             raise FormatError(f"{what}: the residual's step is {step}, the unit of its basis {unit}")
         if any(not 0 < w >= m for m, w in shapes) or not 1 <= n_entries <= MAX_BASIS or width > _MAX_WIDTH:
             raise FormatError(f"{what}: a residual basis of blocks {shapes[:8]} is not possible")
+        check_limit("width", width, what)
+        check_expansion(4 * n_entries, len(data), what)
         basis = unzigzag(unpack_ints(reader, n_entries, below=2 * MAX_ENTRY + 1))
         mean = unzigzag(unpack_ints(reader, width, below=2 * MAX_LEVEL * MEAN_UNIT + 1))
         tables = TableSet.read(reader, n_components)

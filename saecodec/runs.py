@@ -65,13 +65,13 @@ def decode_runs(
     for g, data in enumerate(streams):
         stream = StreamDecoder(data, what)
         a, b = runs[bounds[g]], runs[bounds[g + 1]]
-        symbols = np.empty(b - a, np.int64)
+        symbols = np.empty(b - a, np.int16)
         for run in range(bounds[g], bounds[g + 1]):
             if run == wanted and not signed and not (symbols[: runs[run]] >= buckets.DIRECT).any():
                 return buckets.BASE[symbols[: runs[run]]], negative
             if runs[run] < runs[run + 1]:
                 symbols[runs[run] - a : runs[run + 1] - a] = stream.get(models[run], runs[run + 1] - runs[run])
-        values[a:b] = buckets.BASE[symbols]
+        np.take(buckets.BASE, symbols, out=values[a:b], mode="clip")  # "raise" would make a copy
         wide = np.flatnonzero(symbols >= buckets.DIRECT)
         values[a + wide] += stream.get_bits(buckets.OFFSET_BITS[symbols[wide]])
         if signed:

@@ -23,6 +23,7 @@ from saecodec.encoder import Encoder as Encoder
 from saecodec.errors import CheckpointError, InputError, MissingPieceError
 from saecodec.features import Features, Side
 from saecodec.identity import content_hash
+from saecodec.limits import check_limit
 from saecodec.normalization import KINDS, exact_side_of, normalized, restored, sequence_scales, side_of
 
 _BATCH_CELLS: Final = 1 << 21  # T x F pre-activations at a time: 8 MB stay in the cache
@@ -54,6 +55,8 @@ class SAE:
             raise CheckpointError(f"{self.name}: normalization {self.normalization!r} is none of {', '.join(KINDS)}")
         if self.w_dec.ndim != 2:
             raise CheckpointError(f"{self.name}: w_dec has shape {tuple(self.w_dec.shape)}, expected (F, d)")
+        check_limit("latents", self.n_latents, self.name)
+        check_limit("width", self.width, self.name)
         tensors, expected = self._tensors(), self._shapes()
         for key, tensor in tensors.items():
             if tuple(tensor.shape) != expected[key]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from saecodec.errors import FormatError, UnsupportedError
-from saecodec.frames import field
+from saecodec.frames import field, shown
 
 MAJOR_VERSION: Final = 1
 RESIDUAL: Final = "layer:residual"
@@ -37,16 +37,16 @@ def check_prior(record: dict[str, Any], prior: str, what: str) -> None:
     """FormatError unless `requires` names this prior and no other."""
     named = [name for name in record["requires"] if name.startswith(_PRIOR)]
     if named != [_PRIOR + prior]:
-        raise FormatError(f"{what}: requires {named} where the prior is {prior!r}")
+        raise FormatError(f"{what}: requires {shown(named)} where the prior is {prior!r}")
 
 
 def check_version(record: dict[str, Any], what: str) -> None:
     """UnsupportedError when a file was written in a later major version, or needs a feature this one lacks."""
     version, requires = field(record, "version", list, what), field(record, "requires", list, what)
     if len(version) != 2 or not all(type(n) is int and n >= 0 for n in version) or version[0] < 1:
-        raise FormatError(f"{what}: version {version!r} is not a pair [major, minor]")
+        raise FormatError(f"{what}: version {shown(version)} is not a pair [major, minor]")
     if not all(isinstance(name, str) for name in requires):
-        raise FormatError(f"{what}: requires {requires!r} is not a list of names")
+        raise FormatError(f"{what}: requires {shown(requires)} is not a list of names")
     if version[0] > MAJOR_VERSION:
         found = f"{version[0]}.{version[1]}"
         raise UnsupportedError(

@@ -52,6 +52,11 @@ class ByteReader:
         self.what = what
 
     @property
+    def size(self) -> int:
+        """Bytes of the whole string."""
+        return len(self._data)
+
+    @property
     def left(self) -> int:
         """Bytes not yet read."""
         return len(self._data) - self._at

@@ -11,7 +11,7 @@ from saecodec.errors import FormatError
 from saecodec.matrices import check_room, decode_matrix, encode_matrix
 from saecodec.table_set import TableSet
 
-LIMIT = (1 << 31) - 1
+LIMIT = (1 << 30) - 1
 integer = st.one_of(st.integers(-3, 3), st.integers(-LIMIT, LIMIT))
 
 

@@ -22,8 +22,9 @@ from saecodec.codes import Codes
 from saecodec.costs import COST_LEVELS, Costs, bucket_bits, value_bits
 from saecodec.errors import FormatError, InputError
 from saecodec.integers import pack_ints, unpack_ints
+from saecodec.limits import check_expansion, check_limit
 from saecodec.priors.binned import Binned, BinQueues, first_of_bins, ranks_of
-from saecodec.priors.factorized import MAX_NONZEROS
+from saecodec.priors.factorized import MAX_NONZEROS, NONZERO_BYTES
 from saecodec.priors.layout import Cells
 from saecodec.priors.network import Arithmetic, Network, Walk, full_precision
 from saecodec.priors.network_bytes import pack_network, read_network
@@ -174,6 +175,7 @@ class ContextPrior:
                 f"a chunk of {t} rows and {codes.nnz} nonzeros is too large for this prior (limits: "
                 f"{min(limit, MAX_WALK_CELLS // self.n_latents)} rows, {MAX_NONZEROS} nonzeros): use fewer rows a chunk"
             )
+        check_limit("walk_cells", t * self.n_latents, "the chunk (fewer rows a chunk have fewer)")
         check_signs(codes, self.signed)
 
     def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[Integers, Integers, list[int]]:
@@ -181,6 +183,7 @@ class ContextPrior:
         n = self.network
         if n_rows * self.n_latents > MAX_WALK_CELLS or n_rows * n.rank > MAX_ACTIVATIONS:
             raise FormatError(f"{reader.what}: {n_rows} rows are too many for {self.n_latents} latents")
+        check_limit("walk_cells", n_rows * self.n_latents, reader.what)
         counts = np.array(reader.varints(n.n_bins, MAX_NONZEROS), np.int64)
         level_counts = np.array(reader.varints(n.n_level_bins, MAX_NONZEROS), np.int64)
         lengths = reader.varints(2, reader.left)
@@ -190,6 +193,7 @@ class ContextPrior:
         for found, tables, length in zip((counts, level_counts), (self.support, self.levels), lengths, strict=True):
             if not can_hold(4 * length, float((found * tables.least_bits[tables.classes]).sum())):
                 raise FormatError(f"{reader.what}: {total} nonzeros cannot come from streams of these lengths")
+        check_expansion(NONZERO_BYTES * total, reader.size, reader.what)
         return counts, level_counts, lengths
 
     def stream_bytes(self, reader: ByteReader, n_rows: int) -> tuple[int, int]:

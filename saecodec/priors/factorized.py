@@ -19,6 +19,7 @@ from saecodec import buckets
 from saecodec.codes import Codes
 from saecodec.costs import COST_LEVELS, Costs, bucket_bits, mean_bits, value_bits
 from saecodec.errors import FormatError, InputError
+from saecodec.limits import check_expansion, check_limit
 from saecodec.priors.gaps import gaps_of, positions_of
 from saecodec.priors.layout import Cells, Layout
 from saecodec.rangecoder import can_hold
@@ -28,6 +29,8 @@ from saecodec.wire import ByteReader, varint, varints
 
 MAX_LATENTS: Final = 1 << 24
 MAX_NONZEROS: Final = 1 << 24  # of a chunk
+NONZERO_BYTES: Final = 16
+"""What the codes of a chunk hold of each: `limits.check_expansion`."""
 MAX_CELLS: Final = 1 << buckets.MAX_BITS  # of a chunk: a gap has to fit the bucket code
 
 
@@ -145,6 +148,7 @@ class FactorizedPrior:
         fits = can_hold(4.0 * np.array(lengths[::2]), least).all()
         if counts.sum() > MAX_NONZEROS or (counts > sizes * n_rows).any() or not fits:
             raise FormatError(f"{reader.what}: {counts.sum()} nonzeros cannot come from streams of these lengths")
+        check_expansion(NONZERO_BYTES * int(counts.sum()), reader.size, reader.what)
         return counts, lengths
 
     def stream_bytes(self, reader: ByteReader, n_rows: int) -> tuple[int, int]:
@@ -201,6 +205,7 @@ class FactorizedPrior:
     def read(cls, reader: ByteReader) -> FactorizedPrior:
         """Read what `to_bytes` wrote."""
         n_latents, signed = reader.varint(MAX_LATENTS), bool(reader.varint(1))
+        check_limit("latents", n_latents, reader.what)
         group_sizes = tuple(reader.varints(reader.varint(MAX_CLASSES), MAX_CLASSES))
         support, levels = TableSet.read(reader, n_latents), TableSet.read(reader, n_latents)
         if n_latents < 1 or 0 in group_sizes or sum(group_sizes) != len(support.codes):

@@ -12,6 +12,7 @@ from saecodec import buckets
 from saecodec.classes import class_sums
 from saecodec.codes import Codes
 from saecodec.fit_tables import COARSE, class_histogram, coarse_symbols, fit_classes, fit_table_set
+from saecodec.limits import check_limit
 from saecodec.priors.factorized import FactorizedPrior
 from saecodec.priors.gaps import gaps_of
 from saecodec.priors.layout import Layout
@@ -29,6 +30,7 @@ class LatentStatistics:
     """Histograms of every latent's gaps and levels over the chunks added: what classes are fitted on."""
 
     def __init__(self, n_latents: int) -> None:
+        check_limit("latents", n_latents, "the feature activations")
         self.n_latents = n_latents
         self.n_chunks = 0
         self.signed = False

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from saecodec.errors import FormatError
 from saecodec.integers import pack_ints, unpack_ints, unzigzag, zigzag
+from saecodec.limits import check_expansion, check_limit
 from saecodec.priors.factorized import MAX_LATENTS
 from saecodec.priors.network import (
     GAINS,
@@ -35,7 +36,9 @@ def pack_network(network: Network) -> bytes:
     biases = [zigzag(bias.ravel()) for bias in (n.bias, n.out_bias, n.level_bias)]
     integers = b"".join(pack_ints(values) for values in (n.block, n.gains, n.shifts, *biases))
     weights = b"".join(array.tobytes() for array in (n.context, n.out, n.level_out))
-    return head + integers + blob(zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(weights))
+    packed = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(weights)
+    check_expansion(len(weights), len(packed), "the context prior's network")
+    return head + integers + blob(packed)
 
 
 def read_network(reader: ByteReader) -> Network:
@@ -44,6 +47,7 @@ def read_network(reader: ByteReader) -> Network:
     shift, level_shift, n_bins, n_level_bins = (reader.varint(n) for n in (MAX_SHIFT, MAX_SHIFT, MAX_BINS, MAX_BINS))
     if not (f and g and r and n_bins and n_level_bins) or 5 * f * r > MAX_WEIGHTS:
         raise FormatError(f"{reader.what}: a network of {f} latents, {g} blocks and {r} units is not possible")
+    check_limit("latents", f, reader.what)
     block = unpack_ints(reader, f, below=g)
     gains = unpack_ints(reader, GAINS, below=MAX_GAIN + 1)
     shifts = unpack_ints(reader, r, below=MAX_SHIFT + 1)
@@ -70,6 +74,7 @@ def read_network(reader: ByteReader) -> Network:
 
 def _read_weights(reader: ByteReader, size: int) -> NDArray[np.int8]:
     what, data = reader.what, reader.blob()
+    check_expansion(size, len(data), what)
     try:
         if zstandard.frame_content_size(data) != size:
             raise FormatError(f"{what}: a network of these sizes has {size} weights")

@@ -201,7 +201,7 @@ def prior_of(
 
 HOSTILE_PRIORS = {
     "more latents than allowed": varints([MAX_LATENTS + 1, 0]),
-    "latents that its tables do not have": prior_of(n_latents=MAX_LATENTS),
+    "latents that its tables do not have": prior_of(n_latents=1 << 22),
     "no latents": varints([0, 0, 1, 1]) + table([], 1).to_bytes() * 2,
     "a sign flag of 2": prior_of(signed=2),
     "no groups": prior_of(groups=()),
