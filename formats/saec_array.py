@@ -106,6 +106,8 @@ class SaecArray:
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Rows by their numbers over the flattened leading dimensions, in [0, T), in any order: (n, d)."""
         self.file.check_rows()
+        if len(numbers):
+            _ = self.file.decoder  # whose width is the header's: else that could claim any amount of memory
         out = np.empty((len(numbers), self.file.header.width), self.dtype)
         for places, layers in self._pick(numbers):
             out[places] = self._rows_of(layers)
