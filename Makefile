@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint results checkpoints inputs rd context latents store recovery folders \
+.PHONY: help demo test lint fuzz results checkpoints inputs rd context latents store recovery folders \
 	compare paper paper-mnist clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
 	@echo "make test         run the tests"
 	@echo "make lint         ruff and mypy"
+	@echo "make fuzz         fuzz every target of tests/fuzz (MINUTES=10 each; an hour and a quarter)"
 	@echo "make results      measure again what docs/results.md reports (DATA=folder)"
 	@echo "make checkpoints  write the tables of docs/checkpoints.md again (REFERENCE=folder, or SAECODEC_FIXTURES)"
 	@echo "make inputs       measure the reading speeds of docs/inputs.md again"
@@ -49,6 +50,11 @@ lint: $(STAMP)
 	rm -rf $(TYPED) && mkdir -p $(TYPED)
 	cd $(TYPED) && ln -s ../../../saecodec/* ../../../formats ../../../cli .
 	MYPYPATH=build/typed $(BIN)/mypy
+
+MINUTES ?= 10
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,fuzz]'
+	$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
 
 DATA ?= ../shared/data
 results: $(STAMP)
