@@ -11,7 +11,6 @@ import slots
 import targets
 
 from saecodec.filled_rows import FilledRows
-from saecodec.formats.zarr import SaeCodec
 from saecodec.frames import frames
 
 FOUND = Path(__file__).parent / "found"
@@ -70,6 +69,8 @@ def _slots(choices: list[slots.Slot]) -> list[bytes]:
 
 
 def _zarr() -> list[bytes]:
+    from saecodec.formats.zarr import SaeCodec
+
     out = []
     for i, codec in enumerate(targets.zarr_codecs()):
         x = make_golden.golden_rows(targets.ZARR_ROWS)

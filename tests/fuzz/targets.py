@@ -81,7 +81,8 @@ def _given(path: Path) -> dict[str, Any]:
     with open_saec(path) as file:
         header: Header = file.header
     saes, codecs = _pieces()
-    return {"sae": saes.get(header.decoder_id), "codec": codecs.get(header.codec_id)}
+    sae = None if header.embed == "decoder" else saes.get(header.decoder_id)
+    return {"sae": sae, "codec": codecs.get(header.codec_id)}
 
 
 def container(data: bytes) -> None:
@@ -106,6 +107,10 @@ def _verified(path: Path, given: dict[str, Any]) -> bool:
     return True
 
 
+_MOST_ROWS: Final = 1 << 20
+"""Of a file that is read whole: empty rows cost a file nothing, and an array what they take."""
+
+
 def _looked_at(path: Path, given: dict[str, Any]) -> None:
     """As an array, whole and in part, by latent, and as what it was made from."""
     with SaecArray(path, **given, device="cpu") as array:
@@ -118,8 +123,8 @@ def _looked_at(path: Path, given: dict[str, Any]) -> None:
             refused(lambda: decode_latents(array.file, scratch() / "cache", dtype="float32"))
             return
         refused(lambda: array.take(np.arange(n - 1, max(n - 3, -1), -1)))
-        whole = array[...]
-        assert whole.shape == array.shape
+        if n <= _MOST_ROWS:
+            assert array[...].shape == array.shape
 
 
 def codec(data: bytes) -> None:

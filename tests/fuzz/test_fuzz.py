@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
 
 import corpus
 import pytest
@@ -14,10 +20,12 @@ import run
 import slots
 import targets
 from frame_mutations import joined, taken_apart, with_index
-from mutations import mutate_behind
+from mutations import mutate, mutate_behind
 
+from saecodec.codes import Codes
 from saecodec.errors import SaecodecError
 from saecodec.formats.codecfile import load_codec
+from saecodec.formats.decoding import verify_file
 from saecodec.formats.header import Header
 from saecodec.formats.saec import open_saec
 from saecodec.frames import frames
@@ -107,6 +115,44 @@ def test_most_mutated_files_get_past_their_checksums_and_many_past_their_headers
         except (SaecodecError, IndexError):
             pass
     assert (whole > 200, parsed > 150, opened > 60) == (True, True, True), (whole, parsed, opened)
+
+
+def test_mutated_files_that_are_read_have_the_levels_that_the_reference_decoder_reads(reference: ModuleType) -> None:
+    """Which may refuse more, or less: streams that no encoder makes, and what only an SAE contradicts."""
+    seeds = [(targets.GOLDEN / f"{name}.saec").read_bytes() for name in ("latents_step", "row_norm", "weights_int8")]
+    compared = 0
+    for i in range(200):
+        rng = random.Random(i)
+        path = targets.put("mutant.saec", mutate(rng.choice(seeds), rng))
+        codes = targets.refused(lambda path=path: codes_of(path))
+        if codes is None:
+            continue
+        with suppress(reference.Refused):
+            expected = reference.read_saec(path.read_bytes()).rows
+            found = [dict(zip(codes.latents[a:b], codes.levels[a:b], strict=True)) for a, b in pairwise(codes.indptr)]
+            assert found == expected
+            compared += 1
+    assert compared > 10
+
+
+def codes_of(path: Path) -> Codes:
+    with open_saec(path, device="cpu") as file:
+        verify_file(file)
+        return Codes.concatenate(file.codes(), file.codec.latents.prior.n_latents)
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """The decoder that is written from docs/format.md alone."""
+    spec = importlib.util.spec_from_file_location(
+        "reference_of_mutants", Path(__file__).parents[1] / "reference_decoder.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_many_mutated_codecs_load() -> None:
