@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
-.PHONY: help demo test lint api compatibility results checkpoints inputs rd context latents store recovery folders \
-	determinism compare paper paper-mnist clean
+.PHONY: help demo test lint fuzz api compatibility results checkpoints inputs rd context latents store recovery \
+	folders determinism compare paper paper-mnist clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
 	@echo "make test         run the tests"
 	@echo "make lint         ruff and mypy"
+	@echo "make fuzz         fuzz every target of tests/fuzz (MINUTES=10 each; an hour and a quarter)"
 	@echo "make api          write docs/api.md again, the public names"
 	@echo "make compatibility  run the readers of all versions on the golden files: docs/compatibility.md"
 	@echo "make results      measure again what docs/results.md reports (DATA=folder)"
@@ -52,6 +53,11 @@ lint: $(STAMP)
 	rm -rf $(TYPED) && mkdir -p $(TYPED)
 	cd $(TYPED) && ln -s ../../../saecodec/* ../../../formats ../../../cli .
 	MYPYPATH=build/typed $(BIN)/mypy
+
+MINUTES ?= 10
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,fuzz]'
+	$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
 
 api: $(STAMP)
 	$(BIN)/python docs/make_api.py

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
@@ -37,6 +38,8 @@ _TOLD: Final = {
     "rows": int,
 }
 """The keys that a line must have, because something here goes by them."""
+_FIGURES: Final = ("squared_error", "variance")
+"""Keys that it may have: numbers, or null."""
 _SLICE: Final = 1 << 20
 
 
@@ -158,9 +161,17 @@ def _parsed(text: bytes, where: str) -> Line:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: is not JSON ({error}): not a manifest of saecodec, or damaged") from error
     wrong = [key for key, kind in _TOLD.items() if not isinstance(line, dict) or type(line.get(key)) is not kind]
+    wrong = wrong or [key for key in _FIGURES if not _is_figure(line.get(key))]
     if wrong:
         raise FormatError(f"{where}: has no {wrong[0]!r} as saecodec writes it: not a manifest of saecodec, or damaged")
     return dict(line)
+
+
+def _is_figure(value: object) -> bool:
+    """Whether a value is null, or a number that can be summed."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value is None
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 @contextmanager

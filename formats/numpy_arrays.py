@@ -6,6 +6,7 @@ Column-major values in an `.npz` are unpacked into a temporary file, because row
 from __future__ import annotations
 
 import io
+import math
 import os
 import zipfile
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.lib.format as npy_format
+import numpy.typing as npt
 
 from saecodec.errors import InputError
 from saecodec.formats.array_keys import Listed, choose, refuse_key
@@ -84,6 +86,16 @@ def npz_header(archive: zipfile.ZipFile, path: str, name: str) -> NpyHeader:
         raise InputError(f"{path}: {name!r} is encrypted or unusually compressed; save it again with np.savez")
     with archive.open(info) as member:
         return _parse_npy(member.read(_LONGEST_NPY_HEADER), f"{path}[{name!r}]")
+
+
+def map_npy(path: str) -> npt.NDArray[Any]:
+    """The array of an `.npy` file of any dtype, memory-mapped; InputError when it cannot be read in full."""
+    with open(path, "rb") as file:
+        header = _parse_npy(file.read(_LONGEST_NPY_HEADER), path)
+    size, needed = os.path.getsize(path), header.end + math.prod(header.shape) * header.stored.itemsize
+    if header.stored.hasobject or needed != size:
+        raise InputError(f"{path}: has {size} bytes, but {header} needs {needed}: the file is truncated or corrupt")
+    return np.memmap(path, header.stored, "r", header.end, header.shape, "F" if header.fortran else "C")
 
 
 def _parse_npy(start: bytes, where: str) -> NpyHeader:

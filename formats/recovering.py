@@ -192,7 +192,7 @@ def _frame(scan: FrameScan, at: int, head: FrameHead, header: Header, writer: Fr
     elif head.kind == "TAIL":
         told = scan.read(start, end) == TRAILER.pack(max(found.indexed_at, 0)) and not found.skipped
         found.complete = told and found.index is not None and listed(found.index) == found.chunks
-    elif head.critical or head.kind == "RCHK":
+    elif head.critical or head.kind in (*PREAMBLE, "RCHK"):
         found.skip(at, end)
     else:
         for piece in scan.pieces(at, end):  # ancillary, of a later version

@@ -117,6 +117,8 @@ class SaecArray:
         """Rows by their numbers over the flattened leading dimensions, in [0, T), in any order: (n, d)."""
         self.file.check_rows()
         width = self.file.header.width
+        if len(numbers):
+            _ = self.file.decoder  # whose width is the header's: else that could claim any amount of memory
         check_limit("array_bytes", len(numbers) * width * self.dtype.itemsize, self.file.path)
         out = np.empty((len(numbers), width), self.dtype)
         for places, layers in self._pick(numbers):

@@ -11,6 +11,7 @@ import numpy as np
 from saecodec.errors import InputError
 from saecodec.formats.array_source import float_dtype
 from saecodec.formats.latent_source import LatentSource, StoredBytes, with_latents
+from saecodec.formats.numpy_arrays import map_npy
 from saecodec.latent_rows import LatentRows
 
 _PARTS = ("topk_indices", "topk_values")
@@ -27,7 +28,7 @@ class SaerchPair(LatentSource):
         missing = next((p for p in paths if not os.path.isfile(p)), None)
         if missing is not None:
             raise InputError(f"{path}: its other half, {missing}, is not there")
-        self._indices, self._values = (np.load(p, mmap_mode="r", allow_pickle=False) for p in paths)
+        self._indices, self._values = (map_npy(p) for p in paths)
         shape = self._indices.shape
         if len(shape) < 2 or self._values.shape != shape or self._indices.dtype.kind not in "iu":
             raise InputError(

@@ -49,8 +49,7 @@ class SparseNpz(LatentSource):
                 found = archive.getinfo(f"{name}.npy").file_size
                 if found > _SMALL:
                     raise InputError(f"{path}: its member {name!r} has {found} bytes: not a scipy sparse matrix")
-                with archive.open(f"{name}.npy") as member:
-                    small[name] = npy_format.read_array(member, allow_pickle=False)
+                small[name] = _small_member(archive, path, name)
             layout, shape = str(small["format"].astype(str)), small["shape"]
             if layout != "csr" or shape.shape != (2,) or shape.dtype.kind not in "iu":
                 raise InputError(
@@ -100,6 +99,15 @@ class SparseNpz(LatentSource):
                 yield LatentRows.sorted(indptr - indptr[0], latents, values, self.n_latents, self.path, start)
             if last != n:
                 raise InputError(f"{self.path}: 'indptr' ends at {last}, but there are {n} values: corrupt")
+
+
+def _small_member(archive: zipfile.ZipFile, path: str, name: str) -> npt.NDArray[Any]:
+    """An array of an `.npz`, read whole."""
+    try:
+        with archive.open(f"{name}.npy") as member:
+            return npy_format.read_array(member, allow_pickle=False)
+    except Exception as error:  # its header is parsed as a Python literal: nearly anything
+        raise InputError(f"{path}: its member {name!r} cannot be read ({error}): the file is corrupt") from error
 
 
 def _check_size(path: str, info: zipfile.ZipInfo, header: NpyHeader) -> None:

@@ -75,7 +75,10 @@ class SaeCodec(ArrayBytesCodec, ArrayBytesCodecPartialEncodeMixin):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SaeCodec:
         """Of the metadata of an array; FormatError when they are not those of this codec."""
-        _, settings = parse_named_configuration(data, NAME)
+        try:
+            _, settings = parse_named_configuration(data, NAME)
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"the configuration of {NAME} in an array's metadata is damaged: {error}") from error
         codec_id, width = settings.get("codec_id"), settings.get("width")
         where: list[Any] = [settings.get(key) for key in ("codec", "sae")]
         named = all(value is None or isinstance(value, str) for value in where)
