@@ -29,6 +29,7 @@ from saecodec.formats.codecfile import codec_facts, load_codec, save_codec
 from saecodec.formats.decoding import verify_file
 from saecodec.formats.decoding_latents import decode_latents
 from saecodec.formats.describe import describe
+from saecodec.formats.file_sizes import bytes_by_part, chunk_sizes
 from saecodec.formats.folder_work import DecodeFolder, EncodeFolder, Task
 from saecodec.formats.header import Header
 from saecodec.formats.recovering import recover_file
