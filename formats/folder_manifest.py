@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Final
 
 from saecodec.errors import FormatError, InputError, OutputError
@@ -173,5 +173,11 @@ def open_manifest(folder: str, command: str, *, force: bool = False) -> Iterator
     with file, locked(path, path):
         manifest = Manifest(folder, command, file)
         manifest.recover(force=force)
-        yield manifest
+        try:
+            yield manifest
+        except BaseException:
+            for place, _, _ in os.walk(os.path.join(folder, STAGING), topdown=False):
+                with suppress(OSError):  # an output that has its line already is for the next run
+                    os.rmdir(place)
+            raise
         shutil.rmtree(os.path.join(folder, STAGING), ignore_errors=True)
