@@ -48,6 +48,8 @@ COMMANDS = [
     *(Command(f"decode --latents {{a.saec}} -o {name}", (name,)) for name in ("z.npz", "z.pt", "cache")),
     Command("recover {torn.saec} -o whole.saec", ("whole.saec",)),
     Command("cat {a.saec} {a.saec} -o joined.saec", ("joined.saec",)),
+    Command("compare {rows.npy} {sae} --nmse 0.3 --no-baselines --csv table.csv", ("table.csv",)),
+    Command("compare {rows.npy} {sae} --nmse 0.3 --no-baselines --plot rd.svg", ("rd.svg",)),
     Command("measure {rows.npy} -s {sae} --no-baselines --report page.html", ("page.html", "page.json")),
 ]
 """The commands that write a thing, or things beside each other."""

@@ -17,7 +17,7 @@ from saecodec.formats.recovering import recover_file
 
 _PAGE = 4096
 _LARGE = 1 << 26  # a disk that does not get full
-_SMALL = ("z.saec", "grown.saec")  # outputs that take a page or two
+_SMALL = ("z.saec", "grown.saec", "table.csv")  # outputs that take a page or two
 
 
 def commands(*outputs: str) -> pytest.MarkDecorator:
