@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Final
 
 from saecodec.errors import FormatError, InputError, OutputError
-from saecodec.formats.atomic import publish
+from saecodec.formats.atomic import publish, reporting
 from saecodec.formats.file_lock import locked
 
 Line = dict[str, Any]
@@ -90,7 +90,8 @@ class Manifest:
         """Append the line of a staged output, and give the output its name. force: a file has that name already, and
         may go."""
         target = os.path.join(self.folder, line["output"])
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with reporting(target):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
         self.add(line)
         publish(target, staged_path(self.folder, line["output"]), force=force)
 
