@@ -38,16 +38,19 @@ def append_rows(
     model, fitted = load_pieces(sae, codec, device, deterministic)
     source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)
-    with (
-        create(output, fitted, sae=model, search=cast("Mode | None", search), append=True) as store,
-        progress_bar() as progress,
-    ):
-        before = file_bytes(output)
-        try:
+    store = create(output, fitted, sae=model, search=cast("Mode | None", search), append=True)
+    before = file_bytes(output)
+    try:
+        with progress_bar() as progress:
             store.append_array(source, ids, progress)
-        except BaseException:
-            store.discard()
-            raise
+        store.close(keep=False)
+    except BaseException as error:
+        store.discard()
+        if isinstance(error, OutputError) and isinstance(error.__cause__, OSError):
+            raise OutputError(
+                f"{output}: cannot be written ({error.__cause__.strerror}); it is as it was: make room, then append"
+            ) from error
+        raise
     rows, n_bytes = source.n_rows, file_bytes(output)
     rate = 8 * (n_bytes - before) / rows if rows else None
     if as_json:

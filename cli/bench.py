@@ -126,6 +126,6 @@ def bench(
             log(missing[-1])
     facts = report(curves, rows, shared, targets) | {"missing": missing}
     for path in plots:
-        plot_curves(facts, f"{facts['rows']:,} rows of {os.path.basename(input)}", path)
+        plot_curves(facts, f"{facts['rows']:,} rows of {os.path.basename(input)}", path, force=force)
         log(f"wrote {path}")
     click.echo(json.dumps(facts) if as_json else bench_text(facts))

@@ -148,7 +148,7 @@ def write_pictures(facts: dict[str, Any], report: str | None, plots: tuple[str, 
         from saecodec.formats.plot import plot_comparison
 
         for path in plots:
-            plot_comparison(facts, path)
+            plot_comparison(facts, path, force=force)
 
 
 def expanded(patterns: tuple[str, ...]) -> list[str]:

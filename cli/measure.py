@@ -107,6 +107,8 @@ def measure(
         measure_stored(input, step=step, n_latents=n_latents, key=key, chunk_rows=chunk_rows, as_json=as_json)
         return
     refuse_options({"--n-latents": n_latents}, "is for --latents")
+    if arrays and not arrays.endswith(".npz"):
+        raise click.UsageError(f"--arrays {arrays}: is a .npz file; give it such a name")
     wanted = goal(nmse, bits, step, search, residual)
     source = open_array(input, key)
     check_outputs(
@@ -139,7 +141,5 @@ def measure(
         from saecodec.formats.page import write_page
 
         write_page(page_of(facts, input), report, force=force)
-    if arrays and not arrays.endswith(".npz"):
-        raise click.UsageError(f"--arrays {arrays}: is a .npz file; give it such a name")
     for written in filter(None, [report, arrays]):
         click.echo(f"wrote {written}" + (" and its JSON" if written == report else ""), err=True)

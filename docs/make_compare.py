@@ -42,7 +42,7 @@ def compared(name: str, rows: str, ids: Any, targets: tuple[float, ...]) -> dict
     short = name.partition("_")[0]
     PAGES.mkdir(parents=True, exist_ok=True)
     write_page(report, PAGES / f"{short}.html", force=True)
-    plot_comparison(report, DOCS / f"compare_{short}.svg")
+    plot_comparison(report, DOCS / f"compare_{short}.svg", force=True)
     for sae in report["saes"]:
         sae["detail"] = None  # in the JSON beside the page
     return report | {"seconds": seconds}

@@ -70,7 +70,7 @@ def main() -> None:
             keep([bench_peer(rows, family, TARGETS, log)])
     facts = json.loads(path.read_text())
     title = f"MiniLM layer 3, {facts['rows']:,} rows of {facts['width']} values, fitted on others"
-    plot_curves(facts, title, DOCS / "rd.svg")
+    plot_curves(facts, title, DOCS / "rd.svg", force=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from saecodec.errors import OutputError
 from saecodec.formats.array_source import ITEM_BYTES, FloatRows
-from saecodec.formats.atomic import atomic_folder, atomic_output, check_output_folder, check_output_path
+from saecodec.formats.atomic import atomic_output, check_output_path
+from saecodec.formats.atomic_folder import atomic_folder, check_output_folder
 from saecodec.formats.optional_library import load_library
 from saecodec.formats.parquet_sink import parquet_rows
 from saecodec.formats.zarr_arrays import load_zarr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from saecodec.errors import InputError
 from saecodec.formats.array_source import ArraySource, FloatRows, rows_of, to_float32
+from saecodec.formats.temporary import temporary_file
 
 Opener = Callable[[], AbstractContextManager[IO[bytes]]]
 """Opens a stream at the first value of an array."""
@@ -71,7 +71,7 @@ def opened_member(path: str, name: str, offset: int) -> Iterator[IO[bytes]]:
 @contextmanager
 def spooled(opener: Opener) -> Iterator[IO[bytes]]:
     """The stream as a temporary file, which can be mapped."""
-    with tempfile.TemporaryFile() as file:
+    with temporary_file() as file:
         with opener() as stream:
             shutil.copyfileobj(stream, file, _READ_BYTES)
         file.flush()

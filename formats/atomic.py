@@ -1,8 +1,8 @@
 """Atomic output: nothing appears under the final name until it is complete.
 
-The bytes go to a hidden temporary file in the folder of the target, which takes the final name only after they are
-on the disk. A run that fails or is interrupted (Ctrl-C) leaves the target as it was, and no temporary file behind; one
-that is killed leaves the target as it was.
+The bytes go to a file without a name in the folder of the target, or, where there can be none (on Linux there mostly
+can), to a hidden one; it takes the final name only after they are on the disk. A run that fails or is interrupted
+(Ctrl-C) leaves the target as it was, and nothing else; so does one that is killed, if the file had no name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 PARTIAL: Final = ".partial"
+_DESCRIPTORS: Final = "/proc/self/fd"
 
 
 @contextmanager
@@ -43,9 +44,9 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False, partial:
     check_output_path(path, force=force)
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
-    with new_partial(path, force=force) if partial else _new_temporary(path, folder) as temporary:
+    with new_partial(path, force=force) if partial else _hidden_name(folder) as temporary:
         with reporting(path):
-            raw = _OutputFile(temporary, "r+")
+            raw = _OutputFile(temporary, "r+", opener=None if partial else _unnamed)
         try:
             file = io.BufferedRandom(raw)
             try:
@@ -53,16 +54,23 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False, partial:
             except Exception as error:
                 # Not the type of `error` decides: a library that was handed the file may have wrapped the failed write.
                 if raw.failure is not None:
-                    raise _failed(path, raw.failure) from error
+                    raise write_failed(path, raw.failure) from error
+                held: BaseException | None = error
+                while isinstance(held, Exception):
+                    held = held.__context__
+                if held is not None:  # an interrupt, of which a library has made its own error
+                    raise held from None
                 raise
             with reporting(path):
                 file.flush()
                 os.fsync(raw.fileno())
+                if not (partial or os.path.lexists(temporary)):
+                    _give_name(raw.fileno(), temporary)
         finally:
             with reporting(path):
                 raw.close()  # not `file`, which would try once more to write what it holds
         if raw.failure is not None:  # and the block went on all the same
-            raise _failed(path, raw.failure)
+            raise write_failed(path, raw.failure)
         publish(path, temporary, force=force)
 
 
@@ -95,17 +103,36 @@ def new_partial(path: str | os.PathLike[str], *, force: bool = False, keep: bool
 
 
 @contextmanager
-def _new_temporary(path: str | os.PathLike[str], folder: str) -> Iterator[str]:
-    """Yield the name of a new, empty, hidden file, which is removed at the end."""
+def _hidden_name(folder: str) -> Iterator[str]:
+    """Yield a new, hidden name; what has it at the end is removed."""
     temporary = os.path.join(folder, f".saecodec-{secrets.token_hex(8)}.tmp")
     try:
-        with reporting(path):
-            # Not tempfile: it makes files that only the owner can read, and the umask cannot be asked for safely.
-            open(temporary, "xb").close()
         yield temporary
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _unnamed(name: str, flags: int) -> int:
+    """Open a new file without a name in the folder of `name`, or where there can be none a file of that name."""
+    # Not tempfile: it makes files that only the owner can read, and the umask cannot be asked for safely.
+    if hasattr(os, "O_TMPFILE") and os.path.isdir(_DESCRIPTORS):
+        with contextlib.suppress(OSError):
+            return os.open(os.path.dirname(name), flags | os.O_TMPFILE, 0o666)
+    return os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _give_name(descriptor: int, name: str) -> None:
+    """Name an open file that has none."""
+    try:
+        # A link of what the name in /proc points to; Python makes one only if it is given a folder, too.
+        os.link(f"{_DESCRIPTORS}/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
+    except OSError:  # the file system has no hard links
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        with open(descriptor, "rb", closefd=False) as source, open(name, "xb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
 
 
 def check_output_path(path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -126,82 +153,9 @@ def check_output_path(path: str | os.PathLike[str], *, force: bool = False) -> N
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: the folder {folder} is not writable; choose another place")
     if os.path.lexists(target) and not force:
-        raise _exists(path)
+        raise taken(path)
     with reporting(path), replacing(target, path):
         pass  # and not after the work
-
-
-@contextmanager
-def atomic_folder(
-    path: str | os.PathLike[str], *, force: bool = False, mine: Callable[[str], bool] = lambda name: False
-) -> Iterator[str]:
-    """Yield the name of a new, empty folder that becomes `path` when the block ends without an exception.
-
-    force: replace a folder, but only one that holds nothing but files whose names are `mine`; the old one is there
-    until the new one is. Raises OutputError as `atomic_output` does.
-    """
-    check_output_folder(path, force=force, mine=mine)
-    target = os.path.realpath(path)
-    parent = os.path.dirname(target)
-    temporary, old = (os.path.join(parent, f".saecodec-{secrets.token_hex(8)}.{end}") for end in ("tmp", "old"))
-    try:
-        with reporting(path):
-            os.mkdir(temporary)
-        try:
-            yield temporary
-        except OSError as error:
-            raise _failed(path, error) from error
-        check_output_folder(path, force=force, mine=mine)
-        with reporting(path):
-            for name in os.listdir(temporary):
-                _sync(os.path.join(temporary, name))
-            replaced = os.path.isdir(target)
-            if replaced:
-                os.rename(target, old)
-            try:
-                os.rename(temporary, target)
-            except OSError:
-                if replaced:
-                    os.rename(old, target)
-                raise
-        _sync_folder(parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-_COMMON = "config.json"
-"""A name in folders of ours, and in many that are not."""
-
-
-def check_output_folder(
-    path: str | os.PathLike[str], *, force: bool = False, mine: Callable[[str], bool] = lambda name: False
-) -> None:
-    """Raise `OutputError` unless a folder can be made under `path`; costs nothing, so call it before long work.
-
-    The folder that it lies in must exist and be writable, and there must be nothing under the name; with `force` there
-    may be a folder of plain files whose names are `mine`.
-    """
-    target = os.path.realpath(path)
-    parent = os.path.dirname(target)
-    if not os.path.isdir(parent):
-        raise OutputError(f"{path}: there is no folder {parent}; create it, or choose another place")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: the folder {parent} is not writable; choose another place")
-    if not os.path.lexists(target):
-        return
-    if not os.path.isdir(target):
-        raise OutputError(f"{path}: is a file; expected the name of a folder to make")
-    if not force:
-        raise _exists(path)
-    others = [entry.name for entry in os.scandir(target) if not (mine(entry.name) and entry.is_file())]
-    held = os.listdir(target)
-    if held == [_COMMON]:  # anybody's
-        others = held
-    if others:
-        raise OutputError(
-            f"{path}: is not replaced, because it holds {others[0]!r}; choose another folder, or remove it"
-        )
 
 
 class _OutputFile(io.FileIO):
@@ -223,7 +177,7 @@ def publish(path: str | os.PathLike[str], temporary: str, *, force: bool) -> Non
     target = os.path.realpath(path)
     with reporting(path), replacing(target, path) if force else contextlib.nullcontext():
         _rename(temporary, target, force=force)
-    _sync_folder(os.path.dirname(target))
+    sync_folder(os.path.dirname(target))
 
 
 def _rename(temporary: str, target: str, *, force: bool) -> None:
@@ -240,13 +194,14 @@ def _rename(temporary: str, target: str, *, force: bool) -> None:
     os.replace(temporary, target)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Make the new name survive a power cut, where the platform lets a folder be synced."""
     with contextlib.suppress(OSError):
-        _sync(folder)
+        sync(folder)
 
 
-def _sync(path: str) -> None:
+def sync(path: str) -> None:
+    """See that a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -260,14 +215,16 @@ def reporting(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        raise _exists(path) from error
+        raise taken(path) from error
     except OSError as error:
-        raise _failed(path, error) from error
+        raise write_failed(path, error) from error
 
 
-def _exists(path: str | os.PathLike[str]) -> OutputError:
+def taken(path: str | os.PathLike[str]) -> OutputError:
+    """What to raise when something has the name of an output."""
     return OutputError(f"{path}: already exists; pass --force (force=True) to replace it, or choose another name")
 
 
-def _failed(path: str | os.PathLike[str], error: OSError) -> OutputError:
+def write_failed(path: str | os.PathLike[str], error: OSError) -> OutputError:
+    """What to raise when an output cannot be written."""
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); nothing was left under that name")

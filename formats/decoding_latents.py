@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import BinaryIO, Final
@@ -12,7 +11,8 @@ import numpy as np
 
 from saecodec.errors import InputError, OutputError
 from saecodec.formats.array_source import ITEM_BYTES
-from saecodec.formats.atomic import atomic_folder, atomic_output, check_output_folder, check_output_path
+from saecodec.formats.atomic import atomic_output, check_output_path
+from saecodec.formats.atomic_folder import atomic_folder, check_output_folder
 from saecodec.formats.damage import Losses
 from saecodec.formats.delphi import DelphiSource
 from saecodec.formats.delphi_layout import TOKEN, USER_KEY, Layout, default_splits, is_cache_file
@@ -21,6 +21,7 @@ from saecodec.formats.latent_values import latent_dtype, salvaged_latents
 from saecodec.formats.saec import SaecFile
 from saecodec.formats.sparse_npz import save_sparse_npz
 from saecodec.formats.sparse_torch import save_sparse_torch
+from saecodec.formats.temporary import temporary_file
 from saecodec.latent_rows import LatentRows
 from saecodec.progress import Progress, no_progress
 from saecodec.stored_floats import STORED
@@ -160,7 +161,7 @@ def _layout(file: SaecFile, shape: tuple[int, int], n_latents: int) -> Layout:
 def _write_matrix(file: BinaryIO, extension: str, chunks: Iterator[LatentRows], n_latents: int, dtype: str) -> None:
     """Write a CSR matrix. Activations wait in temporary files: an `.npz` has them behind what is known last."""
     with ExitStack() as stack:
-        latents, values = (stack.enter_context(tempfile.TemporaryFile(prefix="saecodec-")) for _ in range(2))
+        latents, values = (stack.enter_context(temporary_file()) for _ in range(2))
         counts = [np.zeros(1, np.int64)]
         for chunk in chunks:
             latents.write(chunk.latents.astype("<i4").tobytes())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from contextlib import ExitStack
 from typing import IO, Any, BinaryIO, Final
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from saecodec.errors import FormatError, OutputError
 from saecodec.formats.delphi_layout import CONFIG, TOKEN, Layout, Split
+from saecodec.formats.temporary import temporary_file
 from saecodec.latent_rows import LatentRows
 from saecodec.stored_floats import STORED
 
@@ -50,7 +50,7 @@ class DelphiWriter:
         self._stack.close()
 
     def _temporary(self) -> BinaryIO:
-        return self._stack.enter_context(tempfile.TemporaryFile(prefix="saecodec-"))
+        return self._stack.enter_context(temporary_file())
 
     def add(self, rows: LatentRows) -> None:
         """Write the next rows, whose values have the dtype of the file."""

@@ -12,11 +12,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Final
 
 from saecodec.errors import FormatError, InputError, OutputError
-from saecodec.formats.atomic import publish
+from saecodec.formats.atomic import publish, reporting
 from saecodec.formats.file_lock import locked
 
 Line = dict[str, Any]
@@ -102,7 +102,8 @@ class Manifest:
         """Append the line of a staged output, and give the output its name. force: a file has that name already, and
         may go."""
         target = path_inside(self.folder, line["output"])
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with reporting(target):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
         self.add(line)
         publish(target, staged_path(self.folder, line["output"]), force=force)
 
@@ -197,5 +198,11 @@ def open_manifest(folder: str, command: str, *, force: bool = False) -> Iterator
     with file, locked(path, path):
         manifest = Manifest(folder, command, file)
         manifest.recover(force=force)
-        yield manifest
+        try:
+            yield manifest
+        except BaseException:
+            for place, _, _ in os.walk(os.path.join(folder, STAGING), topdown=False):
+                with suppress(OSError):  # an output that has its line already is for the next run
+                    os.rmdir(place)
+            raise
         shutil.rmtree(os.path.join(folder, STAGING), ignore_errors=True)

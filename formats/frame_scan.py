@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from saecodec.errors import FormatError
+from saecodec.errors import FormatError, InputError
 from saecodec.frames import HEAD_BYTES, FrameHead
 
 _PIECE: Final = 1 << 20
@@ -25,8 +25,14 @@ class FrameScan:
         self._in_vain = 0  # bytes whose checksum was wrong
 
     def read(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop), as many as there are."""
-        return os.pread(self._descriptor, max(min(stop, self.size) - start, 0), start)
+        """The bytes [start, stop), as many as there are. InputError when the disk cannot read them."""
+        try:
+            return os.pread(self._descriptor, max(min(stop, self.size) - start, 0), start)
+        except OSError as error:
+            raise InputError(
+                f"{self.name}: cannot be read at offset {start} ({error.strerror}): copy it first with what "
+                "passes over that (ddrescue, dd conv=noerror,sync)"
+            ) from error
 
     def pieces(self, start: int, stop: int) -> Iterator[bytes]:
         """The bytes [start, stop) in pieces."""

@@ -41,6 +41,8 @@ def write_page(report: dict[str, Any], path: str | os.PathLike[str], *, force: b
     with atomic_output(page, force=force) as page_file, atomic_output(data, force=force) as data_file:
         page_file.write(html.encode())
         data_file.write(text.encode() + b"\n")
+        for file in (page_file, data_file):  # before either has its name
+            file.flush()
 
 
 def check_page_path(path: str | os.PathLike[str], *, force: bool = False) -> tuple[str, str]:

@@ -25,7 +25,7 @@ def check_plot_path(path: str | os.PathLike[str]) -> None:
     import_package("matplotlib", "plot")
 
 
-def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str]) -> None:
+def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Draw the curves of `benchmark.report`: bits per row (logarithmic) over NMSE (logarithmic), finer to the right.
 
     Solid lines are this codec, dashed ones peers. Every mark is a file or byte string that was really decoded.
@@ -55,10 +55,10 @@ def plot_curves(report: dict[str, Any], title: str, path: str | os.PathLike[str]
     axes.set_xlim(min(0.95, 1.6 * targets[-1]), 0.7 * targets[0])
     axes.set_title(title, fontsize=10)
     figure.legend(fontsize=7, loc="outside right upper", title="solid: this codec; dashed: peers", title_fontsize=7)
-    _save(figure, path)
+    _save(figure, path, force)
 
 
-def plot_comparison(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
+def plot_comparison(report: dict[str, Any], path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Draw the curves of a report (`page.write_page`) with their intervals: bits per row over NMSE, both logarithmic.
 
     Filled marks are on the Pareto front; crosses on a dashed line are PCA's bytes at the targets, where the report has
@@ -103,7 +103,7 @@ def plot_comparison(report: dict[str, Any], path: str | os.PathLike[str]) -> Non
     legend = figure.legend(handles, labels, fontsize=7, loc="outside right upper", title=title, title_fontsize=7)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    _save(figure, path)
+    _save(figure, path, force)
 
 
 def _solid(i: int) -> dict[str, Any]:
@@ -191,11 +191,11 @@ def _plain_ticks(axis: Any) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+def _save(figure: Any, path: str | os.PathLike[str], force: bool) -> None:
     """The figure in the format of the name's suffix; the same report gives the same file."""
     name = os.fspath(path)
     kind = os.path.splitext(name)[1].lower().removeprefix(".")
     data = io.BytesIO()
     figure.savefig(data, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
-    with atomic_output(name, force=True) as file:
+    with atomic_output(name, force=force) as file:
         file.write(data.getvalue())

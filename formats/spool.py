@@ -7,7 +7,6 @@ nonzero, or 4 a residual level.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -16,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codes import Codes
-from saecodec.errors import OutputError
 from saecodec.features import Features, Side
+from saecodec.formats.temporary import temporary_file
 
 Chunk = TypeVar("Chunk")
 Array = NDArray[Any]
@@ -31,7 +30,7 @@ class Spool(Generic[Chunk]):
     """
 
     def __init__(self, take: Callable[[Chunk], tuple[Array, ...]], make: Callable[..., Chunk]) -> None:
-        self._file = tempfile.TemporaryFile(prefix="saecodec-")  # noqa: SIM115 (__exit__ closes it)
+        self._file = temporary_file()
         self._take = take
         self._make = make
         self._arrays: list[list[tuple[tuple[int, ...], np.dtype[Any]]]] = []  # shapes and dtypes of each chunk
@@ -40,15 +39,9 @@ class Spool(Generic[Chunk]):
         """Add a chunk."""
         self._file.seek(0, 2)
         arrays = [np.ascontiguousarray(array) for array in self._take(chunk)]
-        try:
-            for array in arrays:
-                self._file.write(array.data)
-            self._file.flush()
-        except OSError as error:
-            raise OutputError(
-                f"a temporary file in {tempfile.gettempdir()} cannot be written ({error.strerror}) after "
-                f"{self._file.tell()} bytes: set TMPDIR to a folder with more room"
-            ) from error
+        for array in arrays:
+            self._file.write(array.data)
+        self._file.flush()
         self._arrays.append([(array.shape, array.dtype) for array in arrays])
 
     def __iter__(self) -> Iterator[Chunk]:

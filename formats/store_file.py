@@ -69,13 +69,15 @@ class StoreFile:
 
     def discard(self) -> None:
         """Leave what was there before: nothing, or the file as it was."""
-        with self.writing():
-            if self._append:
-                self.cut(self.end)
-                os.fsync(self.raw.fileno())
-            else:
-                os.unlink(self._name)
-        self.close()
+        try:
+            with self.writing():
+                if self._append:
+                    self.cut(self.end)
+                    os.fsync(self.raw.fileno())
+                else:
+                    os.unlink(self._name)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let the file and its lock go."""

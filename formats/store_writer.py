@@ -115,8 +115,9 @@ class StoreWriter:
         self._code_rest()
         self._file.sync()
 
-    def close(self) -> None:
-        """Complete the file: it appears under its name. What has waited is coded; after an error, if it can be."""
+    def close(self, *, keep: bool = True) -> None:
+        """Complete the file: it appears under its name. What has waited is coded; after an error, if it can be. keep:
+        whether the rows stay where they are when that fails, or all is taken back."""
         if self._closed:
             return
         try:
@@ -128,7 +129,10 @@ class StoreWriter:
             self._finish()
             self._file.publish()
         except BaseException:
-            self._leave()
+            if keep:
+                self._leave()
+            else:
+                self.discard()
             raise
         self._closed = True
 

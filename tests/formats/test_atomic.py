@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from saecodec.errors import OutputError
+from saecodec.formats import atomic
 from saecodec.formats.atomic import atomic_output, check_output_path
 
 
@@ -52,8 +53,7 @@ def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
     with atomic_output(path) as file:
         file.write(b"all of it")
         assert not path.exists()
-        assert len(names(tmp_path)) == 1  # the temporary file is in the same folder, so that it can be renamed
-        assert names(tmp_path)[0].startswith(".")
+        assert all(name.startswith(".") for name in names(tmp_path))  # none, where a file can be without a name
     assert path.read_bytes() == b"all of it"
     assert names(tmp_path) == ["out.bin"]
 
@@ -128,7 +128,35 @@ def test_file_systems_without_hard_links_work(tmp_path: Path, monkeypatch: pytes
     assert names(tmp_path) == ["out.bin"]
 
 
-def _no_links(source: str, target: str) -> None:
+@pytest.mark.parametrize("where", ["nowhere", "here"])
+def test_systems_without_files_that_have_no_name_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    if where == "nowhere":  # there is no /proc
+        monkeypatch.setattr(atomic, "_DESCRIPTORS", str(tmp_path / "none"))
+    else:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY, raising=False)  # which cannot be written
+    with atomic_output(tmp_path / "out.bin") as file:
+        file.write(b"all of it")
+        assert [name.endswith(".tmp") for name in names(tmp_path)] == [True]
+    assert (tmp_path / "out.bin").read_bytes() == b"all of it"
+    assert names(tmp_path) == ["out.bin"]
+
+
+def test_an_interrupt_that_a_library_turns_into_its_own_error_is_an_interrupt(tmp_path: Path) -> None:
+    def library() -> None:
+        with atomic_output(tmp_path / "out.bin"):
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise RuntimeError("unexpected position")
+
+    with pytest.raises(KeyboardInterrupt):
+        library()
+    assert names(tmp_path) == []
+
+
+def _no_links(source: str, target: str, **options: object) -> None:
     raise PermissionError(errno.EPERM, "Operation not permitted")
 
 

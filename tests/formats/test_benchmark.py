@@ -159,10 +159,10 @@ def test_a_comparison_is_drawn_with_its_metric(tmp_path: Path, name: str) -> Non
     if name.endswith("svg"):
         for text in ("_costs $1$", "probe:accuracy", "&lt;/script&gt;", "3 SAEs on test.npy", "PCA (real bytes"):
             assert f"<!-- {text}" in data.decode().replace("<!--  ", "<!-- ")
-        plot_comparison(facts | {"metric": None}, tmp_path / name)
+        plot_comparison(facts | {"metric": None}, tmp_path / name, force=True)
         assert b"probe:accuracy" not in (tmp_path / name).read_bytes()
         facts["baselines"] = {"0.12": None, "0.2": {"pca": None}}
-        plot_comparison(facts, tmp_path / name)
+        plot_comparison(facts, tmp_path / name, force=True)
         assert b"PCA (real bytes" not in (tmp_path / name).read_bytes()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 import saecodec
 from saecodec.codec import Codec
-from saecodec.errors import FormatError, OutputError
+from saecodec.errors import FormatError, InputError, OutputError
 from saecodec.formats import frame_scan
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.codecfile import save_codec
@@ -238,6 +240,23 @@ def test_rows_of_an_append_that_no_index_lists_may_be_lost_unseen(tmp_path: Path
     assert (result.lost, result.lost_known, result.rows) == ((), False, 30)
     result, _ = recovered(tmp_path, data, layered)
     assert (result.lost, result.lost_known, result.complete) == ((), True, True)
+
+
+def test_a_place_that_the_disk_cannot_read_is_named(
+    tmp_path: Path, codec: Codec, rows: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_array(MemoryArray(rows), tmp_path / "a.saec", codec=codec, chunk_rows=16)
+    pread, bad = os.pread, (tmp_path / "a.saec").stat().st_size // 2
+
+    def broken(descriptor: int, n: int, at: int) -> bytes:
+        if at <= bad < at + n:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(descriptor, n, at)
+
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(InputError, match=r"a\.saec: cannot be read at offset .*ddrescue"):
+        recover_file(tmp_path / "a.saec", tmp_path / "out.saec")
+    assert not (tmp_path / "out.saec").exists()
 
 
 def test_nothing_is_written_where_nothing_can_be_recovered(tmp_path: Path, codec: Codec, rows: Array) -> None:
