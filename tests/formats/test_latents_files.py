@@ -451,7 +451,7 @@ def test_any_float16_matrix_comes_back_bit_by_bit(data, tmp_path_factory):
 
 @pytest.mark.parametrize("layout", ["csr", "coo", "coo3"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
 def test_torch_sparse_tensors_come_back_exactly(tmp_path, layout, dtype):
     dense = torch.from_numpy(dense_rows(signed=True).astype(np.float32)).to(torch.bfloat16).to(dtype)
     shaped = dense.reshape(SEQUENCES, CONTEXT, F) if layout == "coo3" else dense
