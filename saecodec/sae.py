@@ -247,6 +247,7 @@ class SAE:
     def rows(self, features: Features) -> Tensor:
         """x_hat of feature activations, float32 (T, d), as a weighted sum of decoder directions per row, normalization
         undone."""
+        check_limit("array_bytes", 4 * features.n_rows * self.width, "rows that are reconstructed together")
         bags = torch.nn.functional.embedding_bag(
             torch.from_numpy(features.latents.astype(np.int64)).to(self.device),
             self.w_dec,
