@@ -15,11 +15,9 @@ from saecodec.formats.index import Index
 from saecodec.formats.saec import SaecFile
 from saecodec.frames import HEAD_BYTES, FrameHead
 from saecodec.latents import column_names
-from saecodec.limits import check_expansion
 from saecodec.wire import ByteReader
 
 PREAMBLE: Final = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW")
-_ENTRY_BYTES: Final = 24
 Chunk = tuple[int, int, int]
 """Rows, offset and length of a chunk's frame, as an index has them."""
 
@@ -30,7 +28,7 @@ def checked_frames(file: SaecFile) -> Iterator[tuple[int, FrameHead, bytes]]:
     Each index must list the chunks before it, and be followed by its trailer before the next chunk: so the bytes up to
     any trailer are a file.
     """
-    chunks, entries = array("q"), 0  # rows, offset and length of each chunk; entries of all indices
+    chunks = array("q")  # rows, offset and length of each
     before, indexed = "", -1  # kind of the frame before; offset of the index whose trailer is still to come
     for offset, head, payload in file.frames():
         what, kind = f"{file.path}, offset {offset}", head.kind
@@ -50,10 +48,7 @@ def checked_frames(file: SaecFile) -> Iterator[tuple[int, FrameHead, bytes]]:
         elif indexed >= 0 and kind in ("CHNK", "INDX"):
             raise FormatError(f"{what}: a {kind} frame stands between an index and its trailer")
         elif kind == "INDX":
-            index = Index.from_bytes(payload, offset, f"{what}, index")
-            entries += len(index.rows)
-            check_expansion(_ENTRY_BYTES * entries, file.size, file.path)  # each index lists all chunks again
-            _check_index(index, chunks, file.path)
+            _check_index(Index.from_bytes(payload, offset, f"{what}, index"), chunks, file.path)
             indexed = offset
         before = kind
         yield offset, head, payload

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from attack import BARE, RESIDUAL, TABLES, WHOLE, Attack
-from hostile import chunk, ending, latents_file, saec, tables, with_index
+from hostile import ending, saec, with_index
 
 from saecodec.formats.frame_file import MAGIC
 from saecodec.formats.index import Index
@@ -73,9 +73,6 @@ def on_frames() -> list[Attack]:
             "a INDX frame behind a CHNK frame",
             lambda: saec(RESIDUAL[:4]),
         ),
-        Attack(
-            "indices that list and list", "LimitError", "SAECODEC_LIMITS=expansion=", lambda: _generations(9000, 1000)
-        ),
         Attack("heads that claim the rest", "FormatError", "too damaged, or made to look so", _claims, ".torn"),
         Attack(
             "residual where there is none",
@@ -84,18 +81,6 @@ def on_frames() -> list[Attack]:
             lambda: saec([*TABLES[:3], ("RCHK", b"")]),
         ),
     ]
-
-
-def _generations(n_chunks: int, n: int) -> bytes:
-    """Chunks of no rows, and n times an index that lists them all, in a few bytes, with its trailer."""
-    one = frame("CHNK", chunk(0, gaps=(), levels=()))
-    start = latents_file(tables())
-    data = start[: start.rindex(b"INDX")]
-    where = len(data) + len(one) * np.arange(n_chunks)
-    index = Index((0,), np.zeros_like(where), where, np.full_like(where, len(one))).to_bytes()
-    data += one * n_chunks
-    at = len(data)
-    return data + b"".join(ending(at + i * len(ending(0, index)), index) for i in range(n))
 
 
 def _claims() -> bytes:
