@@ -38,6 +38,10 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except SaecodecError as error:
             raise click.ClickException(_clipped(printable(str(error), keep="\n"))) from error
+        except MemoryError as error:
+            raise click.ClickException(
+                f"there is not enough memory ({printable(str(error)) or 'none is left'})"
+            ) from error
         except BrokenPipeError:
             ctx.exit(1)
 

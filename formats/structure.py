@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from typing import Final
+
+import numpy as np
 
 from saecodec.codes import MAX_CHUNK_ROWS
 from saecodec.errors import FormatError
@@ -25,7 +28,7 @@ def checked_frames(file: SaecFile) -> Iterator[tuple[int, FrameHead, bytes]]:
     Each index must list the chunks before it, and be followed by its trailer before the next chunk: so the bytes up to
     any trailer are a file.
     """
-    chunks: list[Chunk] = []
+    chunks = array("q")  # rows, offset and length of each
     before, indexed = "", -1  # kind of the frame before; offset of the index whose trailer is still to come
     for offset, head, payload in file.frames():
         what, kind = f"{file.path}, offset {offset}", head.kind
@@ -35,7 +38,7 @@ def checked_frames(file: SaecFile) -> Iterator[tuple[int, FrameHead, bytes]]:
                 "layer every chunk, and nothing else, is followed by its residual, RCHK"
             )
         if kind == "CHNK":
-            chunks.append((chunk_rows(payload, what), offset, HEAD_BYTES + head.length))
+            chunks.extend((chunk_rows(payload, what), offset, HEAD_BYTES + head.length))
         elif kind in PREAMBLE and (chunks or indexed >= 0):
             raise FormatError(f"{what}: a {kind} frame stands behind the first chunk")
         if kind == "TAIL":
@@ -72,10 +75,13 @@ def listed(index: Index) -> list[Chunk]:
     return list(zip(index.rows.tolist(), index.offsets.tolist(), index.lengths.tolist(), strict=True))
 
 
-def _check_index(index: Index, chunks: list[Chunk], path: str) -> None:
-    found = listed(index)
-    if found != chunks:
-        wrong = next((i for i, pair in enumerate(zip(chunks, found, strict=False)) if pair[0] != pair[1]), len(found))
+def _check_index(index: Index, chunks: array[int], path: str) -> None:
+    found = np.stack((index.rows, index.offsets, index.lengths), axis=1)
+    there = np.frombuffer(chunks, np.int64).reshape(-1, 3)
+    n = min(len(found), len(there))
+    if not np.array_equal(found, there):
+        differs = np.flatnonzero((found[:n] != there[:n]).any(axis=1))
+        wrong = int(differs[0]) if len(differs) else n
         raise FormatError(
-            f"{path}: the index lists {len(found)} chunks, the file has {len(chunks)}; chunk {wrong} differs"
+            f"{path}: the index lists {len(found)} chunks, the file has {len(there)}; chunk {wrong} differs"
         )

@@ -255,6 +255,7 @@ class SAE:
     def rows(self, features: Features) -> Tensor:
         """x_hat of feature activations, float32 (T, d), as a weighted sum of decoder directions per row, normalization
         undone."""
+        check_limit("array_bytes", 4 * features.n_rows * self.width, "rows that are reconstructed together")
         if self.deterministic:
             sums = exact.weighted_sums(features.indptr, features.latents, features.values, self.w_dec.numpy())
             return restored(torch.from_numpy(sums).add_(self.b_dec.double()).float(), features.side)

@@ -7,11 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from attack import BARE, RESIDUAL, TABLES, WHOLE, Attack
-from hostile import (
-    ending,
-    saec,
-    with_index,
-)
+from hostile import ending, saec, with_index
 
 from saecodec.formats.frame_file import MAGIC
 from saecodec.formats.index import Index
