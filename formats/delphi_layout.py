@@ -60,6 +60,7 @@ class Layout:
             fine = splits[-1].last < n_latents and {split.locations for split in splits} <= set(INTEGERS)
             if not fine or tokens not in ("", *INTEGERS) or not isinstance(config, (str, type(None))):
                 raise ValueError("values out of range")
+            (config or "").encode()  # JSON can hold surrogates, which a file cannot
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{what}: its metadata {USER_KEY!r} is not the layout of a delphi cache ({error})"

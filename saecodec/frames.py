@@ -106,8 +106,9 @@ def _crc(head: bytes, payload: bytes | memoryview) -> int:
 
 
 def pack_record(record: dict[str, Any]) -> bytes:
-    """A msgpack map with text keys. InputError when it is too large to be read again."""
-    data = bytes(msgpack.packb(record, use_bin_type=True))
+    """A msgpack map with text keys; "?" stands for what UTF-8 cannot hold, as surrogates in the name of a folder.
+    InputError when it is too large to be read again."""
+    data = bytes(msgpack.packb(record, use_bin_type=True, unicode_errors="replace"))
     if len(data) > MAX_RECORD_BYTES:
         raise InputError(f"metadata of {len(data)} bytes does not fit a header (limit {MAX_RECORD_BYTES})")
     try:

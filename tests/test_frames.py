@@ -103,6 +103,14 @@ def test_a_record_is_read_back(record: dict[str, object]) -> None:
     assert unpack_record(pack_record(record), "header") == record
 
 
+def test_a_text_that_utf8_cannot_hold_is_packed_with_a_mark_in_its_place() -> None:
+    name = b"sae-\xff".decode("utf-8", "surrogateescape")  # as Python has the name of such a folder
+    assert unpack_record(pack_record({"name": name, "of": {"\ud800": "é"}}), "test") == {
+        "name": "sae-?",
+        "of": {"?": "é"},
+    }
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -11,6 +11,8 @@ import slots
 import targets
 
 from saecodec.filled_rows import FilledRows
+from saecodec.formats.encoding_latents import encode_latents
+from saecodec.formats.latent_source import open_latents
 from saecodec.frames import frames
 
 FOUND = Path(__file__).parent / "found"
@@ -39,7 +41,14 @@ def _golden(extension: str) -> list[bytes]:
 
 
 def _containers() -> list[bytes]:
-    return _golden(".saec")
+    """The golden ones, and one of a delphi cache, whose layout lies in the metadata."""
+    slot = next(slot for slot in slots.arrays() if slot.case == "delphi")
+    folder, out = targets.scratch() / "delphi", targets.scratch() / "delphi.saec"
+    folder.mkdir(exist_ok=True)
+    for name, data in slot.files.items():
+        (folder / name).write_bytes(data)
+    encode_latents(open_latents(folder), out, step="0", force=True)
+    return [*_golden(".saec"), out.read_bytes()]
 
 
 def _codecs() -> list[bytes]:

@@ -22,6 +22,7 @@ from saecodec.formats.array_source import ArraySource
 from saecodec.formats.arrays import open_array
 from saecodec.formats.checkpoints import load_sae
 from saecodec.formats.latent_source import LatentSource, open_latents
+from saecodec.formats.weights import pack_weights, unpack_weights
 
 SAELENS = Path(__file__).parents[1] / "fixtures" / "saelens"
 _SAELENS_CASES = ("gated", "matching_pursuit", "old_very_old", "saelens5_finetune_scaling", "temporal", "topk_train")
@@ -62,12 +63,13 @@ def checkpoints() -> list[Slot]:
 
 
 def _load(path: str, k: int | None, folder: Path) -> None:
-    """Load a checkpoint, and do what its facts are needed for. A given k is tried where the file has none."""
+    """Load a checkpoint, run it, and write it into a file. k: what it has to be told."""
     sae = load_sae(f"{folder}/{path}" if path else folder, "cpu", k=k)
     x = family_cases.rows(1).reshape(-1, family_cases.D).astype(np.float32)
     if sae.width == family_cases.D and sae.normalization == "none":
         sae.rows(sae.features(x))
-    type(sae).from_tensors(sae.config(), sae.tensors(), sae.name)
+    again = unpack_weights(pack_weights(sae, decoder_only=False), "again", n_latents=sae.n_latents)
+    assert again.sae_id == sae.sae_id
 
 
 def _slots_of(case: str, folder: Path, read: Callable[[Path], object]) -> list[Slot]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
+from contextlib import suppress
 from typing import Any
 
 _NUMBERS = (0, 1, -1, 2, 3, 255, 1 << 8, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 32, 1 << 48, (1 << 63) - 1, 1 << 70)
@@ -51,6 +53,9 @@ def _instead(value: Any, rng: random.Random, others: list[Any]) -> Any:
         return copy.deepcopy(rng.choice(others))
     if what < 0.3:
         return rng.choice(_OTHERS)
+    if what < 0.6 and isinstance(value, str) and value.startswith("{"):  # JSON in a text
+        with suppress(ValueError, TypeError, RecursionError):
+            return json.dumps(mutated_value(json.loads(value), rng))
     if what < 0.6 and isinstance(value, str) and value:
         at = rng.randrange(len(value))
         return value[:at] + rng.choice(("", "_", "/", "..", "0", "\n", "%s")) + value[at + rng.randrange(2) :]
