@@ -78,12 +78,13 @@ class SideQuantizer:
         missing = [name for name in side_columns(self.kind) if name not in columns]
         if missing:
             raise FormatError(f"{what}: without their side information: column {missing[0]!r} is missing")
-        stored = columns[SCALE]
+        stored, rows = np.unique(columns[SCALE], return_inverse=True)  # decimals may decide: once for equal ones
         with np.errstate(over="ignore"):
             level = stored - (stored > 0)
             grid = self.centre * np.exp2(level / self.resolution)
             scale = exact.nearest(grid, lambda i: exact.exp2(int(level[i]), self.resolution, self.centre))
             scale[stored == 0] = 0
+            scale = scale[rows]
             means = self.mean_centre + columns[MEAN] * self.mean_step if has_mean(self.kind) else np.zeros(0)
             mean = means.astype(np.float32)
         if not (np.isfinite(scale).all() and np.isfinite(mean).all()):

@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from saecodec import exact
 from saecodec.codes import MAX_COLUMN, Codes
 from saecodec.errors import FormatError, InputError
 from saecodec.features import Features
@@ -342,3 +344,12 @@ def test_scales_of_sequences_are_known_beforehand_and_of_no_other_kind(make_sae:
     assert scales_of(sae, [], ids[:0]).tolist() == []  # type: ignore[union-attr]
     with pytest.raises(InputError, match="--seq"):
         scales_of(sae, [x], None)
+
+
+def test_decimals_decide_once_for_rows_of_the_same_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a few bytes can have a million rows whose scale lies between two float32: 7 seconds, row by row."""
+    asked = []
+    monkeypatch.setattr(exact, "exp2", lambda *of: asked.append(of) or Decimal(of[2]))
+    side = SideQuantizer("row_norm", 1, 1 + 2.0**-24).side({SCALE: np.ones(1000, np.int64)})
+    assert len(asked) == 1
+    assert (side.scale == 1).all()
