@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,14 +58,17 @@ class FeatureView:
 
 
 def activations_of(file: SaecFile, codes: Codes) -> NDArray[Any]:
-    """The activations of codes of a file, (K,), in a dtype that scipy has: float32, or float64 if stored as such."""
-    dtype = latent_dtype(file)
-    found = latent_values(file, codes, dtype)
-    return as_float(found, np.dtype(np.float64 if dtype == "float64" else np.float32))
+    """The activations of codes of a file, (K,), in a dtype that scipy has: see `scipy_dtype`."""
+    return as_float(latent_values(file, codes, latent_dtype(file)), scipy_dtype(file))
 
 
-def codes_of_latents(file: SaecFile, latents: NDArray[np.int64]) -> Codes:
-    """The codes of some latents, int64 (n,), over all rows; columns are left out.
+def scipy_dtype(file: SaecFile) -> np.dtype[Any]:
+    """Of activations as scipy has them: float32, or float64 if stored as such."""
+    return np.dtype(np.float64 if latent_dtype(file) == "float64" else np.float32)
+
+
+def codes_of_latents(file: SaecFile, latents: NDArray[np.int64]) -> Iterator[tuple[int, Codes]]:
+    """The codes of some latents, int64 (n,), chunk by chunk, with the number of the first row; columns are left out.
 
     Chunks are read whole, so that their checksums are looked at, but only decoded as far as these latents take.
     """
@@ -73,8 +77,7 @@ def codes_of_latents(file: SaecFile, latents: NDArray[np.int64]) -> Codes:
     for latent in latents.tolist():
         if not 0 <= latent < n_latents:
             raise InputError(f"{file.path}: there is no latent {latent}: they are 0 to {n_latents - 1}")
-    parts: list[Codes] = []
-    for block in file.chunk_blocks(np.flatnonzero(file.index.rows > 0).tolist(), base_only=True):
+    chunks = np.flatnonzero(file.index.rows > 0).tolist()
+    for i, block in zip(chunks, file.chunk_blocks(chunks, base_only=True), strict=True):
         codes = block.codes_of(latents, codec)
-        parts.append(Codes(codes.indptr, codes.latents, codes.levels, n_latents))
-    return Codes.concatenate(parts, n_latents)
+        yield int(file.index.first_row[i]), Codes(codes.indptr, codes.latents, codes.levels, n_latents)

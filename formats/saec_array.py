@@ -175,10 +175,13 @@ class SaecArray:
         Only what is coded with it is decoded: of the factorized prior its group, about a sixteenth of a chunk; of the
         context prior its block and those before it. InputError when there is no such latent.
         """
-        from saecodec.formats.feature_view import activations_of, codes_of_latents
+        from saecodec.formats.feature_view import activations_of, codes_of_latents, scipy_dtype
 
-        codes = codes_of_latents(self.file, np.array([latent]))
-        return codes.rows(), activations_of(self.file, codes)
+        rows, values = [np.zeros(0, np.int64)], [np.zeros(0, scipy_dtype(self.file))]
+        for first, codes in codes_of_latents(self.file, np.array([latent])):
+            rows.append(first + codes.rows())
+            values.append(activations_of(self.file, codes))
+        return np.concatenate(rows), np.concatenate(values)
 
     def top(self, latent: int, k: int = 20) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The k rows in which a latent fires most, and its activations there, falling; of equal ones the first."""

@@ -26,6 +26,7 @@ from saecodec.formats.codecfile import codec_facts
 from saecodec.formats.decoding import verify_file
 from saecodec.formats.delphi_layout import Layout
 from saecodec.formats.describe import describe
+from saecodec.formats.feature_view import codes_of_latents
 from saecodec.formats.folder_manifest import MANIFEST, STAGING, SUMMARY, file_hash, open_manifest, staged_path
 from saecodec.formats.saec import open_saec
 from saecodec.formats.weights import pack_weights
@@ -176,6 +177,15 @@ def test_an_array_that_memory_cannot_hold_is_refused() -> None:
             f.file.rows()
     with open_saec(GOLDEN / "tables.saec") as file, limited(array_bytes=1):
         file.check_size()  # a matter of what reading would take, not of memory
+
+
+def test_where_a_latent_fires_takes_no_memory_for_rows_where_it_does_not() -> None:
+    with saecodec.open(GOLDEN / "tables.saec") as f:
+        dense = np.concatenate([codes.to_dense() for codes in f.file.codes()])
+        found = [(first, codes) for first, codes in codes_of_latents(f.file, np.array([5]))]
+    assert [first for first, _ in found] == [0, 100, 200]
+    rows = np.concatenate([first + codes.rows() for first, codes in found])
+    np.testing.assert_array_equal(rows, np.flatnonzero(dense[:, 5]))
 
 
 def test_decoding_asks_the_disk_for_room_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -340,7 +340,7 @@ def test_a_latent_of_a_chunk_with_other_rows_than_the_index_says_is_refused(
     with saecodec.open(tmp_path / "lies.saec") as array, pytest.raises(FormatError, match="holds 16 rows, the index"):
         array.file.chunk(0)
     with saecodec.open(tmp_path / "lies.saec") as array, pytest.raises(FormatError, match="holds 16 rows, the index"):
-        codes_of_latents(array.file, np.array([3]))
+        list(codes_of_latents(array.file, np.array([3])))
 
 
 def test_what_is_no_row_no_piece_or_no_latent_is_told(path: Path, sae: SAE) -> None:
