@@ -9,6 +9,7 @@ know any more.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ _RENAMED: Final = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
+_MOST_STEPS: Final = 1 << 16  # of matching pursuit: each is a product with all directions
 _LINEAR: Final = frozenset({"W_enc", "b_enc", "W_dec", "b_dec"})
 _TENSORS: Final = {
     "standard": _LINEAR,
@@ -148,7 +150,8 @@ def _pursuit(cfg: Mapping[str, Any], path: Path) -> tuple[int, float, bool]:
     """Steps, threshold and whether to stop when the support stays, of matching pursuit."""
     steps, threshold = cfg.get("max_iterations"), cfg.get("residual_threshold", 1e-2)
     steps = cfg.get("d_in") if steps is None else steps
-    if type(steps) is not int or steps < 1 or type(threshold) not in (int, float) or not threshold < float("inf"):
+    fine = type(steps) is int and 1 <= steps <= _MOST_STEPS and type(threshold) in (int, float)
+    if not (fine and abs(threshold) <= sys.float_info.max):
         raise CheckpointError(f"{path}: max_iterations {steps!r}, residual_threshold {threshold!r}: not possible")
     return steps, max(float(threshold), 0.0), bool(cfg.get("stop_on_duplicate_support", True))
 

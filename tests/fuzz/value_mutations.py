@@ -9,7 +9,7 @@ import random
 from contextlib import suppress
 from typing import Any
 
-_NUMBERS = (0, 1, -1, 2, 3, 255, 1 << 8, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 32, 1 << 48, (1 << 63) - 1, 1 << 70)
+_NUMBERS = (0, 1, -1, 2, 3, 255, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 32, 1 << 48, (1 << 63) - 1, 1 << 70, 10**400)
 _FLOATS = (0.0, -0.0, 0.5, 1e-320, 1e300, math.inf, -math.inf, math.nan)
 _OTHERS = (None, True, False, "", "x", "\ud800", "\0", "é" * 100, [], {}, [[]], {"": {}}, [1, 2], b"", b"\0" * 32)
 
@@ -62,6 +62,6 @@ def _instead(value: Any, rng: random.Random, others: list[Any]) -> Any:
     if what < 0.6 and isinstance(value, bytes) and value:
         at = rng.randrange(len(value))
         return value[:at] + rng.randbytes(1) + value[at + rng.randrange(3) :]
-    if what < 0.6 and isinstance(value, (int, float)) and math.isfinite(value):
+    if what < 0.6 and isinstance(value, (int, float)) and abs(value) < 1 << 64:
         return value + rng.choice((-1, 1)) if rng.random() < 0.5 else value * rng.choice((-1, 2, 0.5, 1 << 20))
     return rng.choice(_FLOATS if rng.random() < 0.3 else _NUMBERS)
