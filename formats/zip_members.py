@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import zipfile
+from typing import Final
 
 from saecodec.limits import check_expansion
+
+DEFLATE_MOST: Final = 1032
+"""Times as many bytes as deflate packs them into, at most."""
 
 
 def check_members(archive: zipfile.ZipFile, path: str) -> None:
     """LimitError when the members of an archive are larger than its bytes account for."""
-    unpacked = sum(info.file_size for info in archive.infolist())
-    check_expansion(unpacked, os.path.getsize(path), path)
+    size = os.path.getsize(path)
+    check_expansion(sum(_unpacked(info, size) for info in archive.infolist()), size, path)
 
 
 def check_zip(path: str | os.PathLike[str]) -> None:
@@ -21,3 +25,9 @@ def check_zip(path: str | os.PathLike[str]) -> None:
             check_members(archive, os.fspath(path))
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
         return
+
+
+def _unpacked(info: zipfile.ZipInfo, size: int) -> int:
+    """Bytes that a member of an archive can have; one that says it has more is damaged, which its reader finds out."""
+    packed = min(info.compress_size, size)
+    return min(info.file_size, packed if info.compress_type == zipfile.ZIP_STORED else DEFLATE_MOST * (packed + 1))
