@@ -107,8 +107,6 @@ def measure(
         measure_stored(input, step=step, n_latents=n_latents, key=key, chunk_rows=chunk_rows, as_json=as_json)
         return
     refuse_options({"--n-latents": n_latents}, "is for --latents")
-    if arrays and not arrays.endswith(".npz"):
-        raise click.UsageError(f"--arrays {arrays}: is a .npz file; give it such a name")
     wanted = goal(nmse, bits, step, search, residual)
     source = open_array(input, key)
     check_outputs(
@@ -118,6 +116,8 @@ def measure(
         [seq, rows_mask, group, codec, sae, metric and metric.rpartition(":")[0]],
         force=force,
     )
+    if arrays and not arrays.endswith(".npz"):
+        raise click.UsageError(f"--arrays {arrays}: is a .npz file; give it such a name")
     model, fitted = load_pieces(sae, codec, device, deterministic)
     source = rows_of(source, model, fitted)
     ids = load_ids(seq, source.shape, fitted)

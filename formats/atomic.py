@@ -56,7 +56,7 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False, partial:
                 if raw.failure is not None:
                     raise write_failed(path, raw.failure) from error
                 held: BaseException | None = error
-                while isinstance(held, Exception):
+                while held is not None and not isinstance(held, (KeyboardInterrupt, SystemExit)):
                     held = held.__context__
                 if held is not None:  # an interrupt, of which a library has made its own error
                     raise held from None

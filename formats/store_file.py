@@ -73,7 +73,8 @@ class StoreFile:
             with self.writing():
                 if self._append:
                     self.cut(self.end)
-                    os.fsync(self.raw.fileno())
+                    with contextlib.suppress(OSError):  # perhaps why this is taken back
+                        os.fsync(self.raw.fileno())
                 else:
                     os.unlink(self._name)
         finally:

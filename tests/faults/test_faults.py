@@ -88,6 +88,7 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_nothing(machine: Machine,
     command = BY_OUTPUT[output]
     answer = machine.run(command.words, existing=command.existing, fails=fails)
     assert_failed(answer, command, command.existing)
+    assert ("it is as it was" if command.existing else "nothing was left under that name") in answer["stderr"]
     for name, held in command.existing.items():
         assert bytes.fromhex(answer["files"][name]) == Path(machine.files[held]).read_bytes()
 
