@@ -150,8 +150,8 @@ def _pursuit(cfg: Mapping[str, Any], path: Path) -> tuple[int, float, bool]:
     """Steps, threshold and whether to stop when the support stays, of matching pursuit."""
     steps, threshold = cfg.get("max_iterations"), cfg.get("residual_threshold", 1e-2)
     steps = cfg.get("d_in") if steps is None else steps
-    fine = type(steps) is int and 1 <= steps <= _MOST_STEPS and type(threshold) in (int, float)
-    if not (fine and abs(threshold) <= sys.float_info.max):
+    fine = type(threshold) in (int, float) and abs(threshold) <= sys.float_info.max
+    if type(steps) is not int or not 1 <= steps <= _MOST_STEPS or not fine:
         raise CheckpointError(f"{path}: max_iterations {steps!r}, residual_threshold {threshold!r}: not possible")
     return steps, max(float(threshold), 0.0), bool(cfg.get("stop_on_duplicate_support", True))
 

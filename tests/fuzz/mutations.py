@@ -11,6 +11,7 @@ import json
 import math
 import random
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -106,8 +107,9 @@ def _archive(data: bytes, rng: random.Random, change: Bytes) -> bytes | None:
         members[i] = (name, mutate(content, rng, change))
     out = io.BytesIO()
     try:
-        with zipfile.ZipFile(out, "w") as archive:
-            for name, content in dict(members).items():
+        with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as archive:
+            warnings.simplefilter("ignore")  # of names that are there twice
+            for name, content in members:
                 archive.writestr(name, content)
     except (ValueError, IndexError):  # no name of a member
         return None
