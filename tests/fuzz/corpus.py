@@ -9,8 +9,11 @@ import make_golden
 import numpy as np
 import slots
 import targets
+from golden_codecs import GOLDEN, chunk_codecs, zarr_codecs
 
+from saecodec.codec import Codec
 from saecodec.filled_rows import FilledRows
+from saecodec.formats.codecfile import save_codec
 from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.latent_source import open_latents
 from saecodec.frames import frames
@@ -37,7 +40,7 @@ def found(target: str) -> dict[str, bytes]:
 
 
 def _golden(extension: str) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(targets.GOLDEN.glob(f"*{extension}"))]
+    return [path.read_bytes() for path in sorted(GOLDEN.glob(f"*{extension}"))]
 
 
 def _containers() -> list[bytes]:
@@ -54,10 +57,10 @@ def _containers() -> list[bytes]:
 def _codecs() -> list[bytes]:
     """The golden ones, and one of every other kind of tables, made of what files embed."""
     made = []
-    for i, (_, codec, _) in enumerate(targets.chunk_codecs()):
-        if isinstance(codec, targets.Codec):
+    for i, (_, codec, _) in enumerate(chunk_codecs()):
+        if isinstance(codec, Codec):
             path = targets.scratch() / f"seed-{i}.saecodec"
-            targets.save_codec(codec, path, embed_sae=i % 2 == 0, force=True)
+            save_codec(codec, path, embed_sae=i % 2 == 0, force=True)
             made.append(path.read_bytes())
     return _golden(".saecodec") + made
 
@@ -65,8 +68,8 @@ def _codecs() -> list[bytes]:
 def _chunks() -> list[bytes]:
     """All of the golden files, and the residual levels of the first."""
     out = []
-    for i, (name, _, _) in enumerate(targets.chunk_codecs()):
-        data = (targets.GOLDEN / name).read_bytes()
+    for i, (name, _, _) in enumerate(chunk_codecs()):
+        data = (GOLDEN / name).read_bytes()
         parts = [(head.kind, bytes(payload)) for head, payload in frames(data[name.endswith(".saec") * 8 :], name)]
         out += [bytes([i]) + payload for kind, payload in parts if kind == "CHNK"]
         out += [bytes([i | 0x80]) + payload for kind, payload in parts if kind == "RCHK"][:1]
@@ -81,7 +84,7 @@ def _zarr() -> list[bytes]:
     from saecodec.formats.zarr import SaeCodec
 
     out = []
-    for i, codec in enumerate(targets.zarr_codecs()):
+    for i, codec in enumerate(zarr_codecs()):
         x = make_golden.golden_rows(targets.ZARR_ROWS)
         x[3:5] = 0
         for where in (np.ones(len(x), bool), np.arange(len(x)) % 3 > 0, np.zeros(len(x), bool)):

@@ -14,11 +14,12 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import make_golden
 import numpy as np
 import slots
+from golden_codecs import GOLDEN, chunk_codecs, pieces, zarr_codecs
 
 from saecodec.codec import Codec
 from saecodec.codes import Codes
@@ -35,11 +36,8 @@ from saecodec.formats.header import Header
 from saecodec.formats.recovering import recover_file
 from saecodec.formats.saec import open_saec
 from saecodec.formats.saec_array import SaecArray
-from saecodec.frames import frames
 from saecodec.latents import LatentCodec, column_names
-from saecodec.sae import SAE
 
-GOLDEN: Final = Path(make_golden.__file__).parent
 T = TypeVar("T")
 
 
@@ -69,19 +67,11 @@ def put(name: str, data: bytes) -> Path:
 # -- files of rows and of latents --------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _pieces() -> tuple[dict[str, SAE], dict[str, Codec]]:
-    """What golden files do not embed: SAEs by decoder id, codecs by codec id."""
-    saes = {sae.decoder_id: sae for sae in (case.sae() for case in make_golden.FILES.values())}
-    codecs = {codec.codec_id: codec for codec in map(load_codec, sorted(GOLDEN.glob("*.saecodec")))}
-    return saes, codecs
-
-
 def _given(path: Path) -> dict[str, Any]:
     """The arguments with which a file is opened: the SAE and the codec that it names, if they are there."""
     with open_saec(path) as file:
         header: Header = file.header
-    saes, codecs = _pieces()
+    saes, codecs = pieces()
     sae = None if header.embed == "decoder" else saes.get(header.decoder_id)
     return {"sae": sae, "codec": codecs.get(header.codec_id)}
 
@@ -142,30 +132,6 @@ def codec(data: bytes) -> None:
 
 
 # -- payloads of chunks ------------------------------------------------------------------------------------------------
-
-
-class ChunkCodec(NamedTuple):
-    """A codec whose chunks are inputs, the golden file that it is from, and the rows of the first chunk there."""
-
-    name: str
-    codec: Codec | LatentCodec
-    rows: int = 0
-
-
-@functools.cache
-def chunk_codecs() -> list[ChunkCodec]:
-    """Codecs of every prior and layer."""
-    out: list[ChunkCodec] = []
-    for name in ("signed.frames", "columns.frames", "context_signed.frames"):
-        (_, tables), *_ = frames((GOLDEN / name).read_bytes(), name)
-        out.append(ChunkCodec(name, LatentCodec.from_bytes(tables)))
-    saes, codecs = _pieces()
-    for name in ("none.saec", "context.saec", "residual.saec", "row_norm.saec", "layer_norm.saec"):
-        with open_saec(GOLDEN / name) as file:
-            header, rows = file.header, int(file.index.rows[0])
-            found = codecs.get(header.codec_id) or file.codec
-        out.append(ChunkCodec(name, found.with_sae(saes[header.decoder_id]), rows))
-    return out
 
 
 def chunk(data: bytes) -> None:
@@ -273,12 +239,6 @@ def zarr(data: bytes) -> None:
         refused(lambda: array.__setitem__((slice(2, 4), slice(None)), 0.5))
         block = FilledRows.read(chosen, data[1:], ZARR_ROWS)
         assert FilledRows.read(chosen, block.to_bytes(chosen), ZARR_ROWS).coded.tolist() == block.coded.tolist()
-
-
-@functools.cache
-def zarr_codecs() -> list[Codec]:
-    """A codec without a residual layer and one with it, each with its SAE."""
-    return [load_codec(GOLDEN / f"{name}.saecodec", "cpu") for name in ("none", "residual_none")]
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import targets
 from frame_mutations import joined, taken_apart, with_index
+from golden_codecs import GOLDEN
 
 from saecodec.codec import Codec
 from saecodec.errors import SaecodecError
@@ -54,7 +55,7 @@ def flipped(data: bytes, step: int = 1, masks: tuple[int, ...] = ()) -> Iterator
 
 @pytest.mark.parametrize("name, read", FILES, ids=[name for name, _ in FILES])
 def test_every_flipped_byte_is_detected(name: str, read: Read) -> None:
-    data = (targets.GOLDEN / name).read_bytes()
+    data = (GOLDEN / name).read_bytes()
     assert not noticed(read, data)
     masks = (0x01, 0x20, 0x80, 0xFF) if name == "empty.saec" else ()
     assert [at for at, damaged in flipped(data, 1, masks) if not noticed(read, damaged)] == []
@@ -63,7 +64,7 @@ def test_every_flipped_byte_is_detected(name: str, read: Read) -> None:
 @pytest.mark.parametrize("name, read", FILES, ids=[name for name, _ in FILES])
 def test_every_truncation_is_detected(name: str, read: Read) -> None:
     """But for one after a trailer, which leaves the file as it was before it grew."""
-    data = (targets.GOLDEN / name).read_bytes()
+    data = (GOLDEN / name).read_bytes()
     whole = ends_of_generations(data) if name == "appended.saec" else [len(data)]
     assert [n for n in range(len(data) + 1) if not noticed(read, data[:n])] == whole
 
@@ -76,7 +77,7 @@ def ends_of_generations(data: bytes) -> list[int]:
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_what_is_recovered_of_a_damaged_file_is_a_file(name: str) -> None:
-    data, out = (targets.GOLDEN / f"{name}.saec").read_bytes(), targets.scratch() / "out.saec"
+    data, out = (GOLDEN / f"{name}.saec").read_bytes(), targets.scratch() / "out.saec"
     damaged = [content for _, content in flipped(data, step=23)]
     recovered = 0
     for content in (*damaged, *(data[:n] for n in range(0, len(data), 23))):
@@ -98,11 +99,11 @@ def resealed(data: bytes, step: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("name", [*CONTAINERS, CONTEXT])
 def test_flipped_bytes_with_checksums_that_fit_are_read_or_refused(name: str) -> None:
-    for data in resealed((targets.GOLDEN / f"{name}.saec").read_bytes(), 151 if name == CONTEXT else 19):
+    for data in resealed((GOLDEN / f"{name}.saec").read_bytes(), 151 if name == CONTEXT else 19):
         targets.container(data)
 
 
 @pytest.mark.parametrize("name", CODECS)
 def test_flipped_bytes_of_a_codec_with_checksums_that_fit_are_read_or_refused(name: str) -> None:
-    for data in resealed((targets.GOLDEN / f"{name}.saecodec").read_bytes(), 3):
+    for data in resealed((GOLDEN / f"{name}.saecodec").read_bytes(), 3):
         targets.codec(data)

@@ -20,6 +20,7 @@ import run
 import slots
 import targets
 from frame_mutations import joined, taken_apart, with_index
+from golden_codecs import GOLDEN
 from mutations import mutate, mutate_behind
 
 from saecodec.codes import Codes
@@ -119,7 +120,7 @@ def test_most_mutated_files_get_past_their_checksums_and_many_past_their_headers
 
 def test_mutated_files_that_are_read_have_the_levels_that_the_reference_decoder_reads(reference: ModuleType) -> None:
     """Which may refuse more, or less: streams that no encoder makes, and what only an SAE contradicts."""
-    seeds = [(targets.GOLDEN / f"{name}.saec").read_bytes() for name in ("latents_step", "row_norm", "weights_int8")]
+    seeds = [(GOLDEN / f"{name}.saec").read_bytes() for name in ("latents_step", "row_norm", "weights_int8")]
     compared = 0
     for i in range(200):
         rng = random.Random(i)
