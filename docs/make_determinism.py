@@ -97,7 +97,13 @@ def pythons(given: list[str]) -> dict[str, str]:
     if not given:
         paths = [path for minor in range(10, 15) if (path := shutil.which(f"python3.{minor}"))]
     asked = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return {subprocess.check_output([path, "-c", asked], text=True).strip(): path for path in paths}
+    told = [(subprocess.run([path, "-c", asked], capture_output=True, text=True), path) for path in paths]
+    return {run.stdout.strip(): path for run, path in told if run.returncode == 0}  # a shim may have nothing behind it
+
+
+def named(version: str, numpy: str, torch_version: str) -> str:
+    """A run's name."""
+    return f"Python {version}, numpy {numpy}, torch {torch_version}"
 
 
 def made(python: str, version: str, numpy: str, torch_version: str, folder: Path) -> Run:
@@ -118,7 +124,7 @@ def made(python: str, version: str, numpy: str, torch_version: str, folder: Path
         install = [inside, "-m", "pip", "install", "-q", "--no-cache-dir"]
         subprocess.run([*install, *pins], check=True)
         subprocess.run([*install, "-c", constraints, "-e", ROOT], check=True)
-    return Run(f"Python {version}, numpy {numpy}, torch {torch_version}", str(inside))
+    return Run(named(version, numpy, torch_version), str(inside))
 
 
 def prepare(data: Path, folder: Path, parts: list[str]) -> None:
@@ -262,13 +268,15 @@ def main() -> None:
         interpreters = pythons(arguments.python)
         runs = of_reference()
         for version, numpy, torch_version in ENVIRONMENTS:
+            if arguments.only not in named(version, numpy, torch_version):
+                continue
             if version in interpreters:
                 python = interpreters[version]
                 runs.append(made(python, version, numpy, torch_version, arguments.build.absolute()))
             else:
                 print(f"no Python {version}: skipped", file=sys.stderr)
         again = arguments.only or arguments.part
-        found: dict[str, Any] = json.loads(target.read_text()) if again else {"rows": ROWS, "runs": {}}
+        found: dict[str, Any] = json.loads(target.read_text()) if again else {"runs": {}}
         chosen = [run for run in runs if arguments.only in run.name]
         runs = [run for run in runs if chosen and (run is runs[0] or run in chosen)]
         with tempfile.TemporaryDirectory() as temporary:
@@ -292,6 +300,7 @@ def main() -> None:
                         facts["activations"] = activations_compared(out, reference, folder)
             if arguments.only == "speed" or not again:
                 found["speed"] = speed(folder)
+        found |= {"rows": ROWS, "many_rows": MANY_ROWS}
         target.write_text(json.dumps(found, indent=1) + "\n")
     (DOCS / "determinism.md").write_text(page(json.loads(target.read_text())))
 
