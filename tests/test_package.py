@@ -16,7 +16,7 @@ import saecodec.priors
 
 PUBLIC = [
     *("Codec", "Codes", "LatentCodec", "SAE", "SaecodecError"),
-    *("create", "load_codec", "load_sae", "open", "save_codec", "with_precision"),
+    *("create", "deterministic", "load_codec", "load_sae", "open", "save_codec", "with_precision"),
 ]
 
 
