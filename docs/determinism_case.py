@@ -1,7 +1,7 @@
 """One run of the matrix of docs/determinism.md: `python docs/determinism_case.py FOLDER OUT.json`, in one environment.
 
 FOLDER is what `make_determinism.py` prepared: rows, codec files with their SAEs, and files coded by the reference. What
-is found goes to OUT.json, the levels of the rows to OUT.npz.
+is found goes to OUT.json, what is compared to OUT.npz. `--part activations` runs nothing but the SAEs, on many rows.
 """
 
 from __future__ import annotations
@@ -149,6 +149,24 @@ def levels_of(folder: Path, out: Path, arguments: argparse.Namespace) -> dict[st
     return found
 
 
+def activations(folder: Path, out: Path, arguments: argparse.Namespace) -> None:
+    """Feature activations of many rows, into the arrays."""
+    x = np.load(folder / "many.npy", mmap_mode="r")
+    arrays: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("many_*.saecodec")):
+        sae = load_codec(path, arguments.device).sae
+        assert sae is not None
+        sae = saecodec.deterministic(sae) if arguments.deterministic else sae
+        size = arguments.chunk_rows
+        parts = [sae.features(x[i : i + size].astype(np.float32)) for i in range(0, len(x), size)]
+        counts = np.concatenate([np.diff(part.indptr) for part in parts])
+        name = path.stem.removeprefix("many_")
+        arrays[f"{name}/cell"] = np.repeat(np.arange(len(x)) * sae.n_latents, counts)
+        arrays[f"{name}/cell"] += np.concatenate([part.latents for part in parts])
+        arrays[f"{name}/value"] = np.concatenate([part.values for part in parts])
+    np.savez(out.with_suffix(".npz"), **arrays)  # type: ignore[arg-type]
+
+
 def fits(folder: Path) -> dict[str, str]:
     """Codecs that are fitted on rows: their ids, of the tables' content."""
     x = np.load(folder / "rows.npy").astype(np.float32)
@@ -168,11 +186,16 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--chunk-rows", type=int, default=4096)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--deterministic", action="store_true", help="the activations")
+    parser.add_argument("--part", choices=["coded", "activations"], default="coded")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     found: dict[str, Any] = {"environment": environment()}
-    found["levels"] = levels_of(arguments.folder, arguments.out, arguments)
-    if arguments.device == "cpu":
+    if arguments.part == "activations":
+        activations(arguments.folder, arguments.out, arguments)
+    else:
+        found["levels"] = levels_of(arguments.folder, arguments.out, arguments)
+    if arguments.part == "coded" and arguments.device == "cpu":
         found["integers"] = integers(arguments.folder, arguments.jobs)
         found["fits"] = fits(arguments.folder)
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -23,6 +23,9 @@ def page(found: dict[str, Any]) -> str:
     runs = found["runs"]
     parts = {
         "rows": f"{found['rows']:,}",
+        "many_rows": f"{found['many_rows']:,}",
+        "activations": _activations(runs),
+        "levels_seen": _levels_seen(runs),
         "environments": _environments(runs),
         "integers": _integers(runs),
         "moved": _moved(runs),
@@ -57,7 +60,7 @@ def _integers(runs: dict[str, Any]) -> str:
         for small in (True, False):
             files = [file for file in wanted["files"] if file.startswith("large_") is not small]
             levels = sum(ours["files"][file]["levels"] == wanted["files"][file]["levels"] for file in files)
-            coded = sum(ours["files"][file]["bytes"] == wanted["files"][file]["own"] for file in files)
+            coded = sum(ours["files"][file]["bytes"] == ours["files"][file]["own"] for file in files)
             cells += [f"{levels} of {len(files)}", f"{coded} of {len(files)}"]
         rows.append([*cells, _SAME if ours["tables"] == wanted["tables"] else "others"])
     head = ["run", "golden files: levels", "bytes", "larger files: levels", "bytes", "tables fitted on levels"]
@@ -69,9 +72,31 @@ def _per_million(facts: dict[str, int], kind: str = "") -> str:
     return f"{count} ({1e6 * count / max(of, 1):.1f})" if count else "0"
 
 
+def _activations(runs: dict[str, Any]) -> str:
+    rows = []
+    for name, run in runs.items():
+        if name == "reference" or "activations" not in run:
+            continue
+        cells = [name]
+        for facts in run["activations"].values():
+            cells += [f"{facts['moved']} ({facts['support']})", f"{facts['expected']:.2f}"]
+        share = max(facts["values_differ"] for facts in run["activations"].values())
+        rows.append([*cells, f"{100 * share:.0f} %"])
+    names = list(_reference(runs)["activations"])
+    head = [text for codec in names for text in (f"{_CODECS[codec]}: moved", "expected per million")]
+    return table(["run", *head, "activations with other bits"], rows)
+
+
+def _levels_seen(runs: dict[str, Any]) -> str:
+    seen = [facts["nonzeros"] for facts in _reference(runs)["activations"].values()]
+    return ", ".join(f"{count:,}" for count in seen)
+
+
 def _moved(runs: dict[str, Any]) -> str:
     rows = []
     for name, run in runs.items():
+        if "moved" not in run:
+            continue
         facts = run["moved"]["default"]
         if name == "reference":
             first = [f"{facts[codec]['nonzeros']:,} levels" for codec in _CODECS]

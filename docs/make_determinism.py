@@ -1,10 +1,10 @@
 """Measures docs/determinism.json: `make determinism DATA=path/to/data` (half an hour, and 20 GB for environments).
 
-DATA holds `minilm_l3_test.npy`, its `_seq`, and `saes/<name>/`. The reference is the environment that runs this. Others
-are made under build/matrix/, one for each entry of ENVIRONMENTS whose Python is found: on PATH, or by `--python PATH`
-(a pattern in quotes will do), which may be repeated. Each runs `determinism_case.py` on what the reference prepared.
-`--text-only` writes docs/determinism.md of the figures at hand; `--only TEXT` runs anew what has TEXT in its name, and
-the reference; `--only speed` measures how much slower it is.
+DATA holds `minilm_l3_test.npy`, its `_seq`, `minilm_l3_train.npz`, and `saes/<name>/`. The reference is the environment
+that runs this. Others are made under build/matrix/, one for each entry of ENVIRONMENTS whose Python is found: on PATH,
+or by `--python PATH` (a pattern in quotes will do), which may be repeated. Each runs `determinism_case.py` on what the
+reference prepared. `--text-only` writes docs/determinism.md of the figures at hand; `--only TEXT` runs anew what has
+TEXT in its name, and the reference; `--only speed` measures how much slower it is; `--part` runs one of two parts.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 ROWS = 8192
 CONTEXT_ROWS, CONTEXT_SECONDS = 2048, 15
+MANY, MANY_ROWS = ("batchtopk", "topk", "gated"), 40_960
 SPEED_ROWS, SPEED_ROUNDS = 4096, 7
 SAES = {"batchtopk": "batchtopk_3072_k32", "gated": "gated", "relu": "relu"}
 ENVIRONMENTS = (
@@ -48,7 +49,7 @@ ENVIRONMENTS = (
     ("3.13", "2.4.6", "2.14.1"),
 )
 """Python, numpy and torch. On Linux all but the CPU wheels of torch bring 4 GB of CUDA with them."""
-_NO_AVX512 = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
+_NO_AVX512 = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V4"  # numpy 2.4: X86_V4
 _AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
@@ -61,7 +62,7 @@ _SSE = {
     "MKL_CBWR": "COMPATIBLE",
     "DNNL_MAX_CPU_ISA": "SSE41",
     "OPENBLAS_CORETYPE": "Nehalem",
-    "NPY_DISABLE_CPU_FEATURES": f"{_NO_AVX512} AVX2 FMA3 F16C AVX",
+    "NPY_DISABLE_CPU_FEATURES": f"{_NO_AVX512} X86_V3 AVX2 FMA3 F16C AVX",
 }
 
 
@@ -85,6 +86,7 @@ def of_reference() -> list[Run]:
         replace(here, name="2 processes code", arguments=("--jobs", "2")),
         replace(here, name="as a CPU with AVX2", cpu=_AVX2),
         replace(here, name="as a CPU without AVX", cpu=_SSE),
+        replace(here, name="deterministic", arguments=("--deterministic",)),
     ]
     return [*runs, replace(here, name="cuda", arguments=("--device", "cuda"))] if torch.cuda.is_available() else runs
 
@@ -95,7 +97,13 @@ def pythons(given: list[str]) -> dict[str, str]:
     if not given:
         paths = [path for minor in range(10, 15) if (path := shutil.which(f"python3.{minor}"))]
     asked = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return {subprocess.check_output([path, "-c", asked], text=True).strip(): path for path in paths}
+    told = [(subprocess.run([path, "-c", asked], capture_output=True, text=True), path) for path in paths]
+    return {run.stdout.strip(): path for run, path in told if run.returncode == 0}  # a shim may have nothing behind it
+
+
+def named(version: str, numpy: str, torch_version: str) -> str:
+    """A run's name."""
+    return f"Python {version}, numpy {numpy}, torch {torch_version}"
 
 
 def made(python: str, version: str, numpy: str, torch_version: str, folder: Path) -> Run:
@@ -116,11 +124,11 @@ def made(python: str, version: str, numpy: str, torch_version: str, folder: Path
         install = [inside, "-m", "pip", "install", "-q", "--no-cache-dir"]
         subprocess.run([*install, *pins], check=True)
         subprocess.run([*install, "-c", constraints, "-e", ROOT], check=True)
-    return Run(f"Python {version}, numpy {numpy}, torch {torch_version}", str(inside))
+    return Run(named(version, numpy, torch_version), str(inside))
 
 
-def prepare(data: Path, folder: Path) -> None:
-    """Rows, codecs with their SAEs, and files of the larger case."""
+def prepare(data: Path, folder: Path, parts: list[str]) -> None:
+    """Rows, codecs with their SAEs, and for the part "coded" files of the larger case."""
     x = np.load(data / "minilm_l3_test.npy")[:ROWS]
     seq = np.load(data / "minilm_l3_test_seq.npy")[:ROWS]
     np.save(folder / "rows.npy", x)
@@ -132,7 +140,12 @@ def prepare(data: Path, folder: Path) -> None:
     assert reference.encoder is not None
     saes["topk"] = replace(reference, encoder=replace(reference.encoder, nonlinearity=TopK(32)))  # type: ignore[call-arg]
     saes["layer_norm"] = replace(saes["topk"], normalization="layer_norm")
-    codecs = {name: Codec.fit(sae, rows) for name, sae in saes.items()}
+    codecs = {name: Codec.fit(sae, rows) for name, sae in saes.items() if name in MANY or "coded" in parts}
+    np.save(folder / "many.npy", np.load(data / "minilm_l3_train.npz")["x"][:MANY_ROWS])
+    for name in MANY:
+        save_codec(codecs[name], folder / f"many_{name}.saecodec", embed_sae=True)
+    if "coded" not in parts:
+        return
     codecs["residual"] = Codec.fit(reference, rows, residual=True)
     for name, codec in codecs.items():
         save_codec(codec, folder / f"rows_{name}.saecodec", embed_sae=True)
@@ -146,10 +159,10 @@ def prepare(data: Path, folder: Path) -> None:
     encode_array(MemoryArray(part), folder / "large_context.saec", codec=context, embed="tables", seq=ids)
 
 
-def case(run: Run, folder: Path, out: Path) -> dict[str, Any]:
-    """What a run found."""
+def case(run: Run, folder: Path, out: Path, part: str) -> dict[str, Any]:
+    """What a part of a run found."""
     told = os.environ | run.cpu | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
-    command = [run.python, str(DOCS / "determinism_case.py"), str(folder), str(out), *run.arguments]
+    command = [run.python, str(DOCS / "determinism_case.py"), str(folder), str(out), "--part", part, *run.arguments]
     subprocess.run(command, check=True, env=told, cwd=folder)
     found: dict[str, Any] = json.loads(out.read_text())
     return found
@@ -211,6 +224,35 @@ def speed(folder: Path) -> dict[str, Any]:
     return out
 
 
+def activations_compared(out: Path, reference: Path, folder: Path) -> dict[str, Any]:
+    """Activations against the reference's, by SAE. nonzeros: levels; moved, support: see `moved`. expected: levels of a
+    million that differences of such sizes move, the mean difference in steps: steadier than a count of so few."""
+    found: dict[str, Any] = {}
+    with np.load(out.with_suffix(".npz")) as ours, np.load(reference.with_suffix(".npz")) as theirs:
+        for name in MANY:
+            codec = load_codec(folder / f"many_{name}.saecodec", "cpu")
+            assert codec.sae is not None
+            steps, cells = [], [arrays[f"{name}/cell"] for arrays in (ours, theirs)]
+            for arrays, cell in zip((ours, theirs), cells, strict=True):
+                length = codec.sae.norms[cell % codec.sae.n_latents] * np.abs(arrays[f"{name}/value"])
+                steps.append(length / codec.quantizer.step)
+            levels = [np.floor(of + 0.5) for of in steps]
+            _, at, there = np.intersect1d(*cells, assume_unique=True, return_indices=True)
+            alone = sum(
+                int(np.count_nonzero(of)) - int(np.count_nonzero(of[shared]))
+                for of, shared in zip(levels, (at, there), strict=True)
+            )
+            a, b = levels[0][at], levels[1][there]
+            found[name] = {
+                "nonzeros": int(np.count_nonzero(levels[1])),
+                "moved": alone + int((a != b).sum()),
+                "support": alone + int(((a == 0) != (b == 0)).sum()),
+                "expected": 1e6 * float(np.abs(steps[0][at] - steps[1][there]).mean()),
+                "values_differ": float((ours[f"{name}/value"][at] != theirs[f"{name}/value"][there]).mean()),
+            }
+    return found
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,6 +260,7 @@ def main() -> None:
     parser.add_argument("--python", action="append", default=[], metavar="PATH")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "matrix")
     parser.add_argument("--only", default="", metavar="TEXT")
+    parser.add_argument("--part", choices=["coded", "activations"])
     parser.add_argument("--text-only", action="store_true")
     arguments = parser.parse_args()
     target = DOCS / "determinism.json"
@@ -225,26 +268,39 @@ def main() -> None:
         interpreters = pythons(arguments.python)
         runs = of_reference()
         for version, numpy, torch_version in ENVIRONMENTS:
+            if arguments.only not in named(version, numpy, torch_version):
+                continue
             if version in interpreters:
                 python = interpreters[version]
                 runs.append(made(python, version, numpy, torch_version, arguments.build.absolute()))
             else:
                 print(f"no Python {version}: skipped", file=sys.stderr)
-        found: dict[str, Any] = json.loads(target.read_text()) if arguments.only else {"rows": ROWS, "runs": {}}
+        again = arguments.only or arguments.part
+        found: dict[str, Any] = json.loads(target.read_text()) if again else {"runs": {}}
         chosen = [run for run in runs if arguments.only in run.name]
         runs = [run for run in runs if chosen and (run is runs[0] or run in chosen)]
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "prepared"
             folder.mkdir()
-            prepare(arguments.data, folder)
-            reference = Path(temporary) / "reference.json"
-            for i, run in enumerate(runs):
-                out = reference if not i else Path(temporary) / "other.json"
-                print(run.name, flush=True)
-                found["runs"][run.name] = case(run, folder, out) | {"cpu": run.cpu}
-                found["runs"][run.name]["moved"] = compared(out, reference, folder)
-            if arguments.only in ("", "speed"):
+            parts = [arguments.part] if arguments.part else ["coded", "activations"]
+            prepare(arguments.data, folder, ["coded"] if arguments.only == "speed" else parts)
+            reference, other = Path(temporary) / "reference.json", Path(temporary) / "other.json"
+            for part in parts:
+                for run in runs:
+                    if part == "coded" and "--deterministic" in run.arguments:
+                        continue
+                    out = reference if run is runs[0] else other
+                    print(part, run.name, flush=True)
+                    of_part = case(run, folder, out, part)
+                    facts = found["runs"].setdefault(run.name, {})
+                    facts |= of_part | {"cpu": run.cpu}
+                    if part == "coded":
+                        facts["moved"] = compared(out, reference, folder)
+                    else:
+                        facts["activations"] = activations_compared(out, reference, folder)
+            if arguments.only == "speed" or not again:
                 found["speed"] = speed(folder)
+        found |= {"rows": ROWS, "many_rows": MANY_ROWS}
         target.write_text(json.dumps(found, indent=1) + "\n")
     (DOCS / "determinism.md").write_text(page(json.loads(target.read_text())))
 
