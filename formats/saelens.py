@@ -32,7 +32,6 @@ _RENAMED: Final = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
-_MOST_STEPS: Final = 1 << 16  # of matching pursuit: each is a product with all directions
 _LINEAR: Final = frozenset({"W_enc", "b_enc", "W_dec", "b_dec"})
 _TENSORS: Final = {
     "standard": _LINEAR,
@@ -148,10 +147,12 @@ def _refuse(architecture: str, path: Path) -> None:
 
 def _pursuit(cfg: Mapping[str, Any], path: Path) -> tuple[int, float, bool]:
     """Steps, threshold and whether to stop when the support stays, of matching pursuit."""
+    from saecodec.encoder import MOST_STEPS
+
     steps, threshold = cfg.get("max_iterations"), cfg.get("residual_threshold", 1e-2)
     steps = cfg.get("d_in") if steps is None else steps
     fine = type(threshold) in (int, float) and abs(threshold) <= sys.float_info.max
-    if type(steps) is not int or not 1 <= steps <= _MOST_STEPS or not fine:
+    if type(steps) is not int or not 1 <= steps <= MOST_STEPS or not fine:
         raise CheckpointError(f"{path}: max_iterations {steps!r}, residual_threshold {threshold!r}: not possible")
     return steps, max(float(threshold), 0.0), bool(cfg.get("stop_on_duplicate_support", True))
 

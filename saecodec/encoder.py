@@ -20,6 +20,8 @@ from saecodec.nonlinearity import GroupMax, Nonlinearity
 
 HALF: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 DTYPES: Final = {"float32": torch.float32, **HALF}
+MOST_STEPS: Final = 1 << 16
+"""Of matching pursuit: each is a product with all directions, and a file could ask for any number of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +207,7 @@ def encoder_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor], name: s
 def _pursuit_of(described: Mapping[str, Any], subtract: bool, dtype: str, name: str) -> MatchingPursuit:
     steps, threshold = described.get("max_iterations"), described.get("residual_threshold")
     stop = described.get("stop_on_duplicate_support")
-    fine = type(steps) is int and steps > 0 and type(threshold) is float and threshold >= 0 and isinstance(stop, bool)
+    fine = type(steps) is int and 0 < steps <= MOST_STEPS and type(threshold) is float and threshold >= 0 and isinstance(stop, bool)
     if not fine:
         raise CheckpointError(f"{name}: matching pursuit of {steps!r} steps, threshold {threshold!r}, stop {stop!r}")
     return MatchingPursuit(int(steps or 0), float(threshold or 0.0), bool(stop), subtract, dtype)

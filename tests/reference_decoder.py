@@ -1207,6 +1207,7 @@ def read_saec(
     if tables is None:
         raise Refused("the file needs its codec")
     check_prior(header, tables)
+    need((header["step"], header["prior"]) == (tables.step, tables.prior), "step and prior are those of the tables")
     found = codec_id(tables, header["decoder_id"].hex(), layer, side)
     need(found == header["codec_id"].hex(), "the codec is the file's")
     need((side is not None) == (SIDE in header["requires"]), "there is side information exactly when it is required")
