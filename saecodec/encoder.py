@@ -207,7 +207,8 @@ def encoder_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor], name: s
 def _pursuit_of(described: Mapping[str, Any], subtract: bool, dtype: str, name: str) -> MatchingPursuit:
     steps, threshold = described.get("max_iterations"), described.get("residual_threshold")
     stop = described.get("stop_on_duplicate_support")
-    fine = type(steps) is int and 0 < steps <= MOST_STEPS and type(threshold) is float and threshold >= 0 and isinstance(stop, bool)
+    fine = type(steps) is int and 0 < steps <= MOST_STEPS and isinstance(stop, bool)
+    fine = fine and type(threshold) is float and threshold >= 0
     if not fine:
         raise CheckpointError(f"{name}: matching pursuit of {steps!r} steps, threshold {threshold!r}, stop {stop!r}")
     return MatchingPursuit(int(steps or 0), float(threshold or 0.0), bool(stop), subtract, dtype)
