@@ -21,6 +21,7 @@ from saecodec.frames import frame, known_frames, pack_record, unpack_record
 from saecodec.identity import content_hash
 from saecodec.latents import LatentCodec
 from saecodec.layers import Layers
+from saecodec.limits import check_limit
 from saecodec.quantizer import Quantizer, Step, quantize
 from saecodec.residual import ResidualLayer
 from saecodec.rows import given_rows
@@ -198,8 +199,12 @@ class Codec:
         FormatError when they are not frames of chunks.
         """
         sae = self._sae()
-        parts = [self.reconstruct(part.codes, part.residual) for part in self.chunks(data, base_only=base_only)]
-        return np.concatenate([np.zeros((0, sae.width), np.float32), *parts])
+        parts, n_rows = [np.zeros((0, sae.width), np.float32)], 0
+        for part in self.chunks(data, base_only=base_only):
+            n_rows += part.n_rows
+            check_limit("array_bytes", 4 * n_rows * sae.width, "the rows")
+            parts.append(self.reconstruct(part.codes, part.residual))
+        return np.concatenate(parts)
 
     def codes(self, data: bytes | memoryview) -> Iterator[Codes]:
         """The codes of each chunk in `data`."""

@@ -210,5 +210,8 @@ def _pursuit_of(described: Mapping[str, Any], subtract: bool, dtype: str, name: 
     fine = type(steps) is int and 0 < steps <= MOST_STEPS and isinstance(stop, bool)
     fine = fine and type(threshold) is float and threshold >= 0
     if not fine:
-        raise CheckpointError(f"{name}: matching pursuit of {steps!r} steps, threshold {threshold!r}, stop {stop!r}")
+        raise CheckpointError(
+            f"{name}: matching pursuit of {steps!r} steps, threshold {threshold!r}, stop {stop!r}; "
+            f"expected 1 to {MOST_STEPS} steps, a threshold of 0 or more, true or false"
+        )
     return MatchingPursuit(int(steps or 0), float(threshold or 0.0), bool(stop), subtract, dtype)

@@ -31,6 +31,8 @@ _ALL: Final = 16  # times as many items may all arrays and maps of a record have
 
 _shown = Repr()
 _shown.maxstring = _shown.maxother = 100
+_shown.maxlevel = 2
+_MOST_SHOWN: Final = 200
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def pack_record(record: dict[str, Any]) -> bytes:
 
 
 def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:
-    """The map that `pack_record` packed; FormatError when it is anything else, LimitError or UnsupportedError when it
-    holds more than a header need."""
+    """The map that `pack_record` packed; FormatError when it is anything else, LimitError when it holds more than a
+    header need."""
     if len(data) > MAX_RECORD_BYTES:
         raise FormatError(f"{what}: a header of {len(data)} bytes (limit {MAX_RECORD_BYTES})")
     most = limits().record_items
@@ -135,6 +137,7 @@ def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:
             max_array_len=most,  # memory is taken on the word of a length
             max_map_len=most,
             max_ext_len=0,
+            ext_hook=_no_extension,
             list_hook=held.array,
             object_pairs_hook=held.map,
         )
@@ -148,9 +151,7 @@ def unpack_record(data: bytes | memoryview, what: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise FormatError(f"{what}: a header is not a map with text keys")
     if _depth(record) > _MAX_DEPTH:
-        raise UnsupportedError(
-            f"{what}: a header is nested more than {_MAX_DEPTH} deep, which this version does not read"
-        )
+        raise FormatError(f"{what}: a header is nested more than {_MAX_DEPTH} deep")
     return record
 
 
@@ -176,6 +177,10 @@ class _Containers:
         return found
 
 
+def _no_extension(code: int, data: bytes) -> None:
+    raise ValueError(f"an extension type, {code}")
+
+
 def _depth(value: Any) -> int:
     """How deep arrays and maps are nested."""
     level, depth = [value], 0
@@ -187,7 +192,8 @@ def _depth(value: Any) -> int:
 
 def shown(value: Any) -> str:
     """A value of a record for an error: it may be megabytes."""
-    return _shown.repr(value)
+    text = _shown.repr(value)
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
 
 def field(record: dict[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:

@@ -77,7 +77,7 @@ class LatentCodec:
         head = varint(codes.n_rows) + varint(len(codes.columns))
         columns = [blob(name.encode()) + _pack_column(values) for name, values in sorted(codes.columns.items())]
         chunk = head + b"".join(columns) + self.prior.encode(codes)
-        check_expansion(NONZERO_BYTES * codes.nnz, len(chunk), "a chunk (of fewer rows it would be fine)")
+        check_expansion(NONZERO_BYTES * codes.nnz, len(chunk), "a chunk (fewer rows in each, --chunk-rows, have fewer)")
         return chunk
 
     def unpack(self, chunk: bytes | memoryview, what: str = "chunk") -> Codes:

@@ -103,7 +103,7 @@ def check_expansion(unpacked: int, packed: int, what: str) -> None:
     if unpacked > FREE_BYTES and unpacked > limits().expansion * packed:
         raise LimitError(
             f"{what}: {packed:,} bytes stand for {unpacked:,}, more than {limits().expansion} times as many, which no "
-            f"trained SAE or its codes need; {_way_out('expansion', -(-unpacked // max(packed, 1)))}"
+            f"trained SAE needs, nor codes of rows that differ; {_way_out('expansion', -(-unpacked // max(packed, 1)))}"
         )
 
 

@@ -23,6 +23,7 @@ from saecodec.fit_prior import ContextFitter
 from saecodec.fitting import Point, Rows, SideAtStep, fit_features, fit_residual, fit_searched, joined
 from saecodec.goal import Goal
 from saecodec.layers import Layers
+from saecodec.limits import check_limit
 from saecodec.priors.fit_context import check_rows
 from saecodec.priors.registry import CONTEXT
 from saecodec.progress import Progress, no_progress
@@ -105,6 +106,8 @@ class Steering:
             )
         if goal.prior == CONTEXT:
             check_rows(chunking.n_rows)
+            cells = min(chunking.chunk_rows, chunking.n_rows) * sae.n_latents
+            check_limit("walk_cells", cells, "chunks (fewer rows in each, --chunk-rows, have fewer)")
         self.sae, self.n_rows, self.goal = sae, chunking.n_rows, goal
         self._rows, self._stores, self._progress = rows, stores, progress
         self._chunking, self._overhead = chunking, overhead

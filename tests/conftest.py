@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from saecodec.codes import Codes
 from saecodec.formats.checkpoints import load_sae
 from saecodec.latents import LatentCodec
+from saecodec.limits import VARIABLE
 from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
 from saecodec.sae import SAE, Encoder
 
@@ -36,6 +37,11 @@ def _fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _default_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
 
 
 GOLDEN = Path(__file__).parent / "golden"

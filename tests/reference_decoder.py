@@ -104,16 +104,29 @@ def unpacked(compressed: bytes, size: int) -> bytes:
 
 def _map_of(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     need(len({key for key, _ in pairs}) == len(pairs), "no key appears twice")
+    need(all(type(key) is str for key, _ in pairs), "keys are text")
     return dict(pairs)
+
+
+def _no_extension(code: int, data: bytes) -> None:
+    raise Refused("there are no extension types")
+
+
+def _depth_of(value: Any) -> int:
+    inside = value.values() if type(value) is dict else value if type(value) is list else None
+    return 0 if inside is None else 1 + max(map(_depth_of, inside), default=0)
 
 
 def record_of(data: bytes) -> dict[str, Any]:
     need(len(data) <= 1 << 24, "a record has at most 2^24 bytes")
     try:
-        record = msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_map_of)
+        record = msgpack.unpackb(
+            data, raw=False, strict_map_key=True, object_pairs_hook=_map_of, ext_hook=_no_extension
+        )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise Refused("a record is MessagePack") from error
-    need(isinstance(record, dict) and all(isinstance(key, str) for key in record), "a record is a map with text keys")
+    need(isinstance(record, dict), "a record is a map")
+    need(_depth_of(record) <= 16, "a record is nested at most 16 deep")
     return record
 
 

@@ -158,3 +158,12 @@ def test_a_field_of_the_wrong_type_is_refused_by_name() -> None:
     for key, kind in (("rows", str), ("flag", int), ("missing", int), ("name", (int, bytes))):
         with pytest.raises(FormatError, match=f"file: header field '{key}'"):
             field(record, key, kind, "file")
+
+
+def test_what_an_error_quotes_of_a_record_is_short() -> None:
+    value: object = ["x" * 1000] * 9
+    for _ in range(6):
+        value = [value] * 6
+    with pytest.raises(FormatError) as error:
+        field({"version": value}, "version", int, "a.saec")
+    assert len(str(error.value)) < 400

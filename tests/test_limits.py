@@ -1,9 +1,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
+import saecodec
+from saecodec import SAE
 from saecodec.errors import InputError, LimitError
 from saecodec.limits import FREE_BYTES, VARIABLE, Limits, check_expansion, check_limit, limited, limits, set_limits
 
@@ -62,3 +66,22 @@ def test_few_bytes_may_stand_for_much_only_when_it_is_little() -> None:
         check_expansion((256 << 20) + 1, 1 << 20, "x")
     with pytest.raises(LimitError, match=f"expansion={FREE_BYTES + 1}"):
         check_expansion(FREE_BYTES + 1, 0, "x")
+
+
+def test_rows_of_all_chunks_together_are_one_array(make_sae: Callable[..., SAE]) -> None:
+    sae, x = make_sae("relu"), np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    codec = saecodec.Codec.fit(sae, x)
+    data = codec.encode(x, chunk_rows=16)
+    with limited(array_bytes=x.nbytes):
+        assert codec.decode(data).shape == x.shape
+    with limited(array_bytes=x.nbytes - 1), pytest.raises(LimitError, match="bytes of an array in memory"):
+        codec.decode(data)
+
+
+def test_the_context_prior_says_before_it_is_trained_that_chunks_have_too_many_cells(
+    make_sae: Callable[..., SAE],
+) -> None:
+    x = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    with limited(walk_cells=1000), pytest.raises(LimitError, match="--chunk-rows") as error:
+        saecodec.Codec.fit(make_sae("relu"), x, prior="context", fit_seconds=400.0)
+    assert "walk_cells=" in str(error.value)

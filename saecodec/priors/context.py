@@ -175,7 +175,7 @@ class ContextPrior:
                 f"a chunk of {t} rows and {codes.nnz} nonzeros is too large for this prior (limits: "
                 f"{min(limit, MAX_WALK_CELLS // self.n_latents)} rows, {MAX_NONZEROS} nonzeros): use fewer rows a chunk"
             )
-        check_limit("walk_cells", t * self.n_latents, "the chunk (fewer rows a chunk have fewer)")
+        check_limit("walk_cells", t * self.n_latents, "the chunk (fewer rows in each, --chunk-rows, have fewer)")
         check_signs(codes, self.signed)
 
     def _read_head(self, reader: ByteReader, n_rows: int) -> tuple[Integers, Integers, list[int]]:

@@ -50,10 +50,11 @@ def on_records() -> list[Attack]:
         head("record that is an array", invalid, "not a map with text keys", lambda data: b"\x90"),
         head(
             "record nested 20 deep",
-            "UnsupportedError",
+            invalid,
             "nested more than 16 deep",
             more(b"\xa1z" + b"\x91" * 20 + b"\xc0"),
         ),
+        head("record with an empty extension", invalid, "an extension type, 5", more(b"\xa1z\xc7\x00\x05")),
         head("record nested 2000 deep", invalid, "not valid msgpack", more(b"\xa1z" + b"\x91" * 2000 + b"\xc0")),
         head("record key twice", invalid, "a key appears twice", more(b"\xa4step\xcb" + bytes(8))),
         head("record key that is no text", invalid, "not valid msgpack", more(b"\x01\xc0")),
