@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from saecodec.codec import Codec
 from saecodec.codes import Codes
 from saecodec.costs import DEFAULT_SLOPE
-from saecodec.errors import TargetError
+from saecodec.errors import InputError, TargetError
 from saecodec.features import Features
 from saecodec.fit_residual import RESIDUAL_SLOPE, ResidualMoments, fit_layer, moments_of
 from saecodec.fitting import Point, SideAtStep, activity, fit_features, fit_searched, joined
@@ -30,6 +30,7 @@ from saecodec.search import Mode, Search
 from saecodec.side import SideStatistics, side_at
 from saecodec.solver import SOLVED, Solution, solve
 
+_LEAST_RMS: Final = 1e-15
 _FIRST_STEP: Final = 0.8  # rms
 _STEPS: Final = (0.02, 40.0)  # rms: finer gains nothing, coarser leaves nothing
 _RESIDUAL_BASE: Final = 0.6  # rms: about the best base step under a residual layer, at any target
@@ -113,6 +114,11 @@ class Trials:
         self.side_at_step: SideAtStep = lambda step: statistics.quantizer(step, error)
         rms, self.active = activity(sae, self._features)
         self.rms = rms or math.sqrt(sample.variance) or 1.0
+        if search != "none" and self.rms < _LEAST_RMS:
+            raise InputError(
+                f"activations have a length of {self.rms:.3g}, whose square is 0 in float32, and a search compares "
+                "such squares: scale the rows up, or give a step (--step) and no search (--search none)"
+            )
         self.search = None if search == "none" else Search(sae, search, self.active)
         self._mode = search
         self._left: tuple[Codec, list[NDArray[np.float32]], ResidualMoments] | None = None  # by the last base layer
@@ -279,7 +285,7 @@ def _unreachable(target: Target, found: Solution[Trial], way_out: str) -> Target
     if not found.one_sided:
         told = f"is not met on these rows: the nearest that was found is {reached}; ask for that, or give a step"
     elif finer:
-        told = f"is out of reach: the floor is {reached}; take an SAE with a lower floor, or: {way_out}"
+        told = f"is out of reach: the finest step tried gives {reached}; take an SAE with a lower floor, or: {way_out}"
     else:
         told = f"is out of reach: the fewest bits give {reached}; ask for less error, or more bits, than that"
     return TargetError(f"{target} {told}")

@@ -184,7 +184,9 @@ def test_the_bits_of_fitting_in_memory_are_those_of_the_chunks(minilm: RealData)
 
 
 def test_a_target_that_the_sae_cannot_reach_says_its_floor(minilm: RealData) -> None:
-    with pytest.raises(TargetError, match=r"NMSE 0\.001 is out of reach: the floor is NMSE 0\.1") as error:
+    with pytest.raises(
+        TargetError, match=r"NMSE 0\.001 is out of reach: the finest step tried gives NMSE 0\.1"
+    ) as error:
         Codec.fit(minilm[0], minilm[1][:500], nmse=0.001, search="refit")
     assert "--residual" in str(error.value)
 

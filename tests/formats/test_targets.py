@@ -163,9 +163,12 @@ def test_what_is_out_of_reach_says_what_is_possible_and_leaves_nothing(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     sae, x = minilm
     for goal, message in (
-        ({"nmse": 0.01}, r"NMSE 0\.01 is out of reach: the floor is NMSE 0\.1\d+ at \d+.* bits per row.*--residual"),
+        (
+            {"nmse": 0.01},
+            r"NMSE 0\.01 is out of reach: the finest step tried gives NMSE 0\.1\d+ at \d+.* bits per row.*--residual",
+        ),
         ({"bits": 0.5}, r"0\.5 bits per row is out of reach: the fewest bits give NMSE .* at [\d.]+ bits per row"),
-        ({"bits": 5e4}, r"50000 bits per row is out of reach: the floor is NMSE .* at \d+"),
+        ({"bits": 5e4}, r"50000 bits per row is out of reach: the finest step tried gives NMSE .* at \d+"),
     ):
         with pytest.raises(TargetError, match=f"^acts: {message}"):
             encode_array(
