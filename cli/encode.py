@@ -99,6 +99,7 @@ def encode(
     from saecodec.formats.array_source import ITEM_BYTES
     from saecodec.formats.arrays import open_array
     from saecodec.formats.atomic import check_output_path
+    from saecodec.formats.codecfile import codec_bytes
     from saecodec.formats.encoding import encode_array
 
     if append:
@@ -170,7 +171,7 @@ def encode(
         )
     n_bytes, rows = file_bytes(output), source.n_rows
     rate = 8 * n_bytes / rows if rows else None
-    outside = file_bytes(codec) if embed in (None, "none") else 0
+    outside = codec_bytes(codec, fitted) if codec and fitted and embed in (None, "none") else 0
     with_codec = 8 * (n_bytes + outside) / rows if rows else None
     if as_json:
         facts = {"file": output, "rows": rows, "file_bytes": n_bytes, "bits_per_row": rate, "seconds": report.seconds}

@@ -87,10 +87,11 @@ def measure(
       saecodec measure acts.npy -s path/to/sae --seq ids.npy --skip-first 1 --report out.html
       saecodec measure --latents delphi_cache/model.layers.3 --step 0
     """
-    from saecodec.cli.options import check_outputs, file_bytes, goal, load_ids, load_pieces, rows_of
+    from saecodec.cli.options import check_outputs, goal, load_ids, load_pieces, rows_of
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render_measure import measure_text
     from saecodec.formats.arrays import open_array
+    from saecodec.formats.codecfile import codec_bytes
     from saecodec.formats.measuring import Extras, measure_array, page_of
     from saecodec.formats.metric import Metric
     from saecodec.formats.selection import Selection
@@ -126,7 +127,7 @@ def measure(
             source,
             sae=model,
             codec=fitted,
-            codec_bytes=file_bytes(codec),
+            codec_bytes=codec_bytes(codec, fitted) if codec and fitted else 0,
             goal=wanted,
             seq=ids,
             chunk_rows=chunk_rows,

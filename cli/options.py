@@ -68,8 +68,10 @@ def sae_told() -> tuple[int | None, float | None]:
 
 
 def device_of(device: str, deterministic: bool) -> str:
-    """What --device says; with --deterministic, "auto" is the CPU."""
-    return "cpu" if deterministic and device == "auto" else device
+    """What --device says; with --deterministic, "auto" is the CPU, and nothing else may be given."""
+    if deterministic and device not in ("auto", "cpu"):
+        raise click.UsageError(f"--deterministic computes on the CPU: leave --device {device} out")
+    return "cpu" if deterministic else device
 
 
 def sae_of(path: str, device: str) -> SAE:
@@ -90,7 +92,12 @@ def sae_of(path: str, device: str) -> SAE:
     return sae
 
 
-codec_option = click.option("-c", "--codec", metavar="CODEC", help="Fitted codec (.saecodec), made by 'saecodec fit'.")
+codec_option = click.option(
+    "-c",
+    "--codec",
+    metavar="CODEC",
+    help="Fitted codec (.saecodec), made by 'saecodec fit'; or a .saec file, for the tables that it holds.",
+)
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="D", help="Where the SAE runs: auto, cpu, cuda, cuda:1 ..."
 )

@@ -20,7 +20,8 @@ def recover(input: str, output: str, force: bool, as_json: bool) -> None:
     """Copy every chunk of FILE that is whole into a new .saec file.
 
     FILE is what a killed run has left (OUT.saec.partial, or a file that it appended to), or a damaged .saec file. It is
-    not changed. Neither SAE nor codec is needed. docs/store.md has details.
+    not changed. Neither SAE nor codec is needed. docs/store.md has details. The exit status is 0 whatever is lost: the
+    lines that are printed, and the keys "lost" and "lost_known" of --json, tell it.
 
     \b
     Examples:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from saecodec.errors import FormatError, InputError
+from saecodec.errors import FormatError, InputError, MissingPieceError
 from saecodec.formats.atomic import atomic_output
-from saecodec.formats.byte_source import is_url, open_bytes
+from saecodec.formats.byte_source import is_url, open_bytes, size_of
 from saecodec.frames import HEAD_BYTES, FrameHead, field, frame, known_frames, unpack_record
 from saecodec.version import check_version
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAGIC: Final = b"\x89SAEM\r\n\x1a"
 WEIGHTS: Final = "SAEW"
 EMBED: Final = ("none", "sae")
+ROWS_EXTENSION: Final = ".saec"
 
 
 def save_codec(codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = False, force: bool = False) -> None:
@@ -45,13 +46,16 @@ def save_codec(codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = 
 
 def load_codec(path: str | os.PathLike[str], device: str = "auto") -> Codec:
     """Read a codec file, from a path or a URL (of fsspec); its SAE is set when the file embeds it, on `device` ("auto":
-    cuda where there is one).
+    cuda where there is one). Of a `.saec` file, the codec whose tables it holds.
 
-    InputError when it cannot be read, FormatError when it is not a codec file.
+    InputError when it cannot be read, FormatError when it is not a codec file, MissingPieceError when it is a `.saec`
+    file without tables.
     """
     from saecodec.codec import Codec
 
     name = os.fspath(path)
+    if name.endswith(ROWS_EXTENSION):
+        return _codec_of_rows(name)
     parts = read_codec_file(path)
     codec = Codec.from_frames([part for part in parts if part[0] != WEIGHTS], name)
     head = dict(parts)["CHED"]
@@ -64,6 +68,22 @@ def load_codec(path: str | os.PathLike[str], device: str = "auto") -> Codec:
         sae = unpack_weights(parts[-1][1], name, n_latents=codec.latents.prior.n_latents)
         codec = codec.with_sae(sae.to(device))
     return codec
+
+
+def _codec_of_rows(name: str) -> Codec:
+    """The codec in a `.saec` file."""
+    from saecodec.formats.saec import open_saec
+
+    with open_saec(name) as file:
+        if file.header.embed == "none":
+            raise MissingPieceError(f"{name}: holds no tables: give the codec that it was encoded with itself")
+        return file.codec
+
+
+def codec_bytes(path: str | os.PathLike[str], codec: Codec) -> int:
+    """Size of a codec's file; of a `.saec` file, what its tables alone would take as one."""
+    rows = os.fspath(path).endswith(ROWS_EXTENSION)
+    return len(MAGIC) + len(codec.to_bytes()) if rows else size_of(path)
 
 
 def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:

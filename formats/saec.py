@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.decoder_precision import FLOAT32, with_precision
-from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError
+from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, named
 from saecodec.formats.byte_source import open_bytes
 from saecodec.formats.chunk_block import ChunkBlock, salvaged
 from saecodec.formats.chunk_pool import jobs_for, map_chunks
@@ -76,6 +76,7 @@ class SaecFile(FrameFile):
                 raise IdentityError(
                     f"{self.path}: encoded with the codec {self.header.codec_id}, but the codec given is "
                     f"{codec.codec_id}"
+                    + (": it holds its own tables, leave the codec out" if self.header.embed != "none" else "")
                 )
         told = (self.header.prior, self.header.step, self.header.residual, self.header.side)
         held = (found.latents.prior.name, found.quantizer.step, found.residual is not None, found.side is not None)
@@ -295,7 +296,8 @@ class SaecFile(FrameFile):
 
     def reconstruct(self, layers: Layers) -> NDArray[np.float32]:
         """The rows, float32 (n, d), of what was decoded."""
-        return self.decoder.reconstruct(layers.codes, layers.residual)
+        with named(self.path):
+            return self.decoder.reconstruct(layers.codes, layers.residual)
 
     def rows(self, start: int = 0, stop: int | None = None, *, base_only: bool = False) -> NDArray[np.float32]:
         """The reconstructed rows start:stop, float32 (stop - start, d); base_only: without the residual layer."""

@@ -53,10 +53,10 @@ class MissingPieceError(SaecodecError):
 
 @contextmanager
 def named(path: str) -> Iterator[None]:
-    """Puts the name of an input before what is wrong with its rows."""
+    """Puts the name of an input before what is wrong with its rows, or with what they come to."""
     try:
         yield
-    except InputError as error:
+    except (InputError, LimitError) as error:
         if str(error).startswith(path):
             raise
         raise type(error)(f"{path}: {error}") from error

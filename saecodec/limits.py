@@ -50,12 +50,17 @@ class Limits:
         for part in filter(None, map(str.strip, text.split(","))):
             name, _, value = (piece.strip() for piece in part.partition("="))
             digits, unit = (value[:-1], _UNITS[value[-1:].upper()]) if value[-1:].upper() in _UNITS else (value, 1)
-            if name not in names or not (digits.isascii() and digits.isdigit()) or len(digits) > 18 or not int(digits):
-                raise InputError(
-                    f"the environment variable {VARIABLE} has {part!r}; expected name=value such as latents=16M, of "
-                    f"{', '.join(names)}"
-                )
-            changes[name] = int(digits) * unit
+            fine = digits.isascii() and digits.isdigit() and len(digits) <= 18 and int(digits) > 0
+            if name not in names:
+                wrong = f"{name!r} is no limit: those are {', '.join(names)}"
+            elif name in changes:
+                wrong = f"{name!r} stands there twice"
+            elif not fine:
+                wrong = f"{value!r} is no positive whole number, with K, M, G or T for powers of 1024 if you like"
+            else:
+                changes[name] = int(digits) * unit
+                continue
+            raise InputError(f"the environment variable {VARIABLE} has {part!r}; expected name=value: {wrong}")
         return replace(cls(), **changes)
 
     def __str__(self) -> str:
@@ -71,8 +76,15 @@ def limits() -> Limits:
 
 
 def set_limits(**changes: int) -> None:
-    """Change limits for this process and those that it starts: `set_limits(latents=1 << 24)`."""
-    os.environ[VARIABLE] = str(Limits.parse(str(replace(limits(), **changes))))
+    """Change limits for this process and those that it starts: `set_limits(latents=1 << 24)`. InputError when there is
+    none of a name, or a value is not possible."""
+    names = [field.name for field in fields(Limits)]
+    for name, value in changes.items():
+        if name not in names:
+            raise InputError(f"{name!r} is no limit: those are {', '.join(names)}")
+        if type(value) is not int or not 0 < value < 10**18:
+            raise InputError(f"the limit {name} is a positive whole number below 10^18, got {value!r}")
+    os.environ[VARIABLE] = str(replace(limits(), **changes))
 
 
 @contextmanager
@@ -118,4 +130,7 @@ _TOLD: Final = {
 
 
 def _way_out(name: str, value: int) -> str:
-    return f"if you trust it, set {VARIABLE}={name}={value} (saecodec.limits.set_limits({name}={value}))"
+    kept = {field.name: getattr(limits(), field.name) for field in fields(Limits)}
+    kept = {key: old for key, old in kept.items() if old != getattr(Limits(), key)} | {name: value}
+    told = ",".join(f"{key}={number}" for key, number in kept.items())
+    return f"if you trust it, set {VARIABLE}={told} (saecodec.limits.set_limits({name}={value}))"

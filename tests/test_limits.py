@@ -34,8 +34,11 @@ def test_limits_hold_in_a_block_and_for_processes_that_it_starts() -> None:
         assert limits().width == Limits().width
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"7\n"
     assert VARIABLE not in os.environ
-    with pytest.raises(TypeError, match="rows"), limited(rows=1):
+    with pytest.raises(InputError, match="'rows' is no limit: those are latents, width"), limited(rows=1):
         pass
+    with pytest.raises(InputError, match=r"the limit width is a positive whole number below 10\^18, got -1"):
+        set_limits(width=-1)
+    assert VARIABLE not in os.environ
 
 
 def test_set_limits_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +57,13 @@ def test_what_exceeds_a_limit_is_refused_with_the_way_out() -> None:
     way_out = str(error.value).split("SAECODEC_LIMITS=")[1].split()[0]
     with limited(latents=Limits.parse(way_out).latents):
         check_limit("latents", (1 << 22) + 1, "a.saec")
+
+
+def test_the_way_out_keeps_the_limits_that_were_set() -> None:
+    with limited(latents=100, width=10), pytest.raises(LimitError, match="SAECODEC_LIMITS=latents=100,width=384 "):
+        check_limit("width", 384, "a.saec")
+    with pytest.raises(InputError, match="has 'latents=2'; expected name=value: 'latents' stands there twice"):
+        Limits.parse("latents=1,latents=2")
 
 
 def test_few_bytes_may_stand_for_much_only_when_it_is_little() -> None:

@@ -14,9 +14,12 @@ import pytest
 import saecodec
 from saecodec.codec import Codec
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, OutputError, UnsupportedError
-from saecodec.formats.codecfile import MAGIC, load_codec, read_codec_file, save_codec
+from saecodec.formats.array_source import MemoryArray
+from saecodec.formats.codecfile import MAGIC, codec_bytes, load_codec, read_codec_file, save_codec
+from saecodec.formats.encoding import encode_array
 from saecodec.formats.frame_file import MAGIC as SAEC_MAGIC
-from saecodec.frames import frame, pack_record
+from saecodec.formats.saec import open_saec
+from saecodec.frames import HEAD_BYTES, frame, pack_record
 from saecodec.sae import SAE
 
 ARCHITECTURES = ["standard", "jumprelu", "topk", "gated"]
@@ -238,3 +241,22 @@ def test_a_field_that_is_not_possible_is_refused(with_head: Callable[..., Path],
 def test_a_file_that_announces_weights_it_does_not_hold_is_refused(with_head: Callable[..., Path]) -> None:
     with pytest.raises(FormatError, match="says that it embeds 'sae'"):
         load_codec(with_head(embed="sae"))
+
+
+def test_the_codec_of_a_file_of_rows_is_the_one_whose_tables_it_holds(sae: SAE, x: Rows, tmp_path: Path) -> None:
+    """So one copy of a file that is whole decodes another whose tables are damaged."""
+    paths = tmp_path / "a.saec", tmp_path / "damaged.saec"
+    encode_array(MemoryArray(x), paths[0], sae=sae)
+    with open_saec(paths[0], sae=sae) as file:
+        wanted, at = file.rows(), file.embedded_at["TABL"] + HEAD_BYTES + 30
+    data = bytearray(paths[0].read_bytes())
+    data[at] ^= 1
+    paths[1].write_bytes(data)
+    codec = load_codec(paths[0])
+    assert codec.sae is None
+    assert codec_bytes(paths[0], codec) == len(MAGIC) + len(codec.to_bytes())
+    with open_saec(paths[1], sae=sae, codec=codec) as file:
+        np.testing.assert_array_equal(file.rows(), wanted)
+    encode_array(MemoryArray(x), tmp_path / "none.saec", codec=codec.with_sae(sae))
+    with pytest.raises(MissingPieceError, match=r"none\.saec: holds no tables"):
+        load_codec(tmp_path / "none.saec")
