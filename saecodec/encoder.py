@@ -39,7 +39,7 @@ class Encoder:
     apply_b_dec_to_input: bool
     w_glu: Tensor | None = None
     b_glu: Tensor | None = None
-    exact: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = False
 
     @property
     def signed(self) -> bool:
@@ -109,7 +109,7 @@ class MatchingPursuit:
     kind: ClassVar[str] = "matching_pursuit"
     signed: ClassVar[bool] = False
     scale: ClassVar[None] = None
-    exact: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = False
     max_iterations: int
     residual_threshold: float
     stop_on_duplicate_support: bool

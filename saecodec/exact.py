@@ -38,8 +38,8 @@ def factor(w: NDArray[np.floating]) -> Floats:
 def product(x: Floats, w: Floats) -> Floats:
     """x @ w of rows float64 (T, d) and a `factor` (d, F): float64 (T, F). A row's result depends on no other row.
 
-    Two exact products, and one rounding of their sum: about as precise as float32, and 2 x (29 - log2 d) bits of the
-    largest value of a row at least.
+    Two exact products, and one rounding of their sum. Of a row's largest value 2 x (29 - log2 d) bits count at least: as
+    precise as float32 where d is at most 2^17, and less where it is more.
     """
     import torch  # whose number of threads is what callers steer; the decoders' processes do without it
 
@@ -132,8 +132,8 @@ def nearest(found: Floats, exactly: OneDecimal) -> NDArray[np.float32]:
     these decide."""
     with np.errstate(over="ignore"):
         low, high = ((found * (1 + share)).astype(np.float32) for share in (-_AGREED, _AGREED))
-    for i in np.flatnonzero(low != high):
-        low[i] = np.float32(float(exactly(int(i))))
+        for i in np.flatnonzero(low != high):
+            low[i] = _to_odd(exactly(int(i)))
     return np.asarray(low)
 
 
@@ -148,6 +148,14 @@ def nearest_integer(found: Floats, exactly: OneDecimal) -> NDArray[np.int64]:
 
 def _decimal(value: float | np.floating) -> Decimal:
     return Decimal(float(value))
+
+
+def _to_odd(x: Decimal) -> np.float64:
+    """A neighbour of x whose last bit is 1, or x itself: no tie of float32s, so it rounds to the float32 that x does."""
+    near = np.float64(float(x))
+    if _decimal(near) != x and not near.view(np.int64) & 1:
+        near = np.nextafter(near, np.copysign(np.inf, 1 if x > _decimal(near) else -1))
+    return near
 
 
 def _bits(n: int) -> int:

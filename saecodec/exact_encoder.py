@@ -18,7 +18,7 @@ from torch import Tensor
 from saecodec import exact
 from saecodec.encoder import Encoder, check_finite
 from saecodec.errors import InputError, MissingPieceError, UnsupportedError
-from saecodec.nonlinearity import Gated, Nonlinearity, SignedTopKWithTies, TanhReLU, TopK
+from saecodec.nonlinearity import Gated, SignedTopKWithTies, TanhReLU, TopK
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def deterministic(sae: SAE) -> SAE:
     """The same SAE, whose feature activations are the same bits on every machine; it takes several times as long.
 
-    Its reconstructions, too. InputError when it is not on the CPU; UnsupportedError names what has no such arithmetic;
+    So are its reconstructions, whether of `features` by `rows` or of `encode` by `decode`. InputError when it is not on the CPU; UnsupportedError names what has no such arithmetic;
     MissingPieceError when only the decoder is at hand.
     """
     encoder, name = sae.encoder, sae.name
@@ -64,13 +64,22 @@ def deterministic_pieces(sae: SAE | None, codec: Codec | None) -> tuple[SAE | No
 
 @dataclass(frozen=True, eq=False)
 class ExactEncoder(Encoder):
-    """An `Encoder` whose h is the nearest of its dtype to an exact product."""
+    """An `Encoder` whose u W_enc is a `product`, to which b_enc is added in float64 and the sum rounded to float32; in half
+    precision, the product is rounded first, as that of an `Encoder` is."""
 
-    exact: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True
 
     def active(self, x: Tensor, w_dec: Tensor, b_dec: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Encoder.active`."""
-        return _active(self.nonlinearity, self._preactivations(x, b_dec))
+        """As `Encoder.active`: the first of equal ones where only some are taken, and no library's exp or tanh."""
+        h, nonlinearity = self._preactivations(x, b_dec), self.nonlinearity
+        if isinstance(nonlinearity, TopK) and not isinstance(nonlinearity, SignedTopKWithTies):
+            return nonlinearity.active(h, _first_largest)
+        if isinstance(nonlinearity, Gated):
+            return nonlinearity.active(h, self._gain)
+        if isinstance(nonlinearity, TanhReLU):
+            index, values = super(TanhReLU, nonlinearity).active(h)
+            return index, torch.from_numpy(exact.tanh(values.numpy()))
+        return nonlinearity.active(h)
 
     def _preactivations(self, x: Tensor, b_dec: Tensor, out: Tensor | None = None) -> Tensor:
         dtype = self.w_enc.dtype
@@ -89,6 +98,12 @@ class ExactEncoder(Encoder):
     def _factor(self) -> NDArray[np.float64]:
         return exact.factor(self.w_enc.float().numpy())
 
+    @cached_property
+    def _gain(self) -> Tensor:
+        """exp(r_mag) of a gated one."""
+        assert isinstance(self.nonlinearity, Gated)
+        return torch.from_numpy(exact.exp(self.nonlinearity.r_mag.numpy()))
+
     def to(self, device: torch.device) -> Encoder:
         """Itself; InputError on a device that is not the CPU."""
         if device.type != "cpu":
@@ -99,18 +114,6 @@ class ExactEncoder(Encoder):
 def _rounded(h: Tensor, dtype: torch.dtype) -> Tensor:
     """h in half precision, by way of float32 on every CPU; float32."""
     return h.float().to(dtype).float()
-
-
-def _active(nonlinearity: Nonlinearity, h: Tensor) -> tuple[Tensor, Tensor]:
-    """As `Nonlinearity.active`: the first of equal ones where only some are taken, and no library's exp or tanh."""
-    if isinstance(nonlinearity, TopK) and not isinstance(nonlinearity, SignedTopKWithTies):
-        return nonlinearity.active(h, _first_largest)
-    if isinstance(nonlinearity, Gated):
-        return nonlinearity.active(h, torch.from_numpy(exact.exp(nonlinearity.r_mag.numpy())))
-    if isinstance(nonlinearity, TanhReLU):
-        index, values = super(TanhReLU, nonlinearity).active(h)
-        return index, torch.from_numpy(exact.tanh(values.numpy()))
-    return nonlinearity.active(h)
 
 
 def _first_largest(order: Tensor, k: int) -> Tensor:

@@ -107,7 +107,7 @@ def activity(sae: SAE, chunks: Iterable[Features]) -> tuple[float, float]:
         length = features.values * sae.norms[features.latents]
         added = math.fsum(length * length) if sae.deterministic else float(length @ length)
         square, nnz, n_rows = square + added, nnz + features.nnz, n_rows + features.n_rows
-    return (square / max(nnz, 1)) ** 0.5, nnz / max(n_rows, 1)
+    return math.sqrt(square / max(nnz, 1)), nnz / max(n_rows, 1)
 
 
 def joined(codes: Iterable[Codes], levels: Iterable[NDArray[np.int32]] | None) -> Iterator[Layers]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from saecodec.errors import InputError
 from saecodec.priors.factorized import FactorizedPrior
-from saecodec.priors.registry import PRIORS
+from saecodec.priors.registry import CONTEXT, PRIORS
 from saecodec.quantizer import Step
 from saecodec.rate_control import Target
 from saecodec.search import MODES, Mode
+
+if TYPE_CHECKING:
+    from saecodec.sae import SAE
 
 DEFAULT_STEP: Final = "0.4rms"
 DEFAULT_FIT_SECONDS: Final = 420.0
@@ -64,6 +67,22 @@ class Goal:
             raise InputError("the factorized prior takes no time to train: leave that out, or choose the context prior")
         wanted = Step.parse(DEFAULT_STEP if step is None else step)
         return cls(wanted, target, mode, residual, prior, seconds, step is not None, search is not None)
+
+    def check_fit(self, sae: SAE) -> None:
+        """InputError when a fit for a deterministic SAE would not be the same on every machine; it names the reason."""
+        reasons = {
+            f"what meets {self.target}": self.target is not None,
+            f"what the search {self.search} finds": self.search != "none",
+            "a residual layer": self.residual,
+            "a context prior": self.prior == CONTEXT,
+            f"the precision of side information, which the SAE {sae.name!r} needs,": sae.normalization != "none",
+        }
+        for reason, applies in reasons.items():
+            if sae.deterministic and applies:
+                raise InputError(
+                    f"{reason} depends on sums of floats, which differ between machines: fit a codec without "
+                    "--deterministic, and encode with that (-c CODEC)"
+                )
 
     @property
     def plain(self) -> bool:

@@ -104,7 +104,7 @@ class SAE:
     @property
     def deterministic(self) -> bool:
         """Whether what it computes is the same bits on every machine: see `exact_encoder.deterministic`."""
-        return self.encoder is not None and self.encoder.exact
+        return self.encoder is not None and self.encoder.deterministic
 
     @property
     def device(self) -> torch.device:
@@ -135,13 +135,14 @@ class SAE:
         side = self.side(x) if side is None else side
         parts, counts = [], [np.zeros(0, np.int64)]
         batch = min(self.batch_rows, max(len(x), 1))
-        scratch = torch.empty(batch, self.n_latents, device=self.device)  # fresh ones would fragment the heap
+        # Fresh ones would fragment the heap; exact products are float64, and go elsewhere.
+        scratch = None if self.deterministic else torch.empty(batch, self.n_latents, device=self.device)
         for start in range(0, len(x), batch):
             part = x[start : start + batch]
             rows = torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
             part_side = None if side is None else side[start : start + batch]
             rows = normalized(self.normalization, rows, part_side)
-            flat, values = self._active(rows, scratch[: len(rows)])
+            flat, values = self._active(rows, None if scratch is None else scratch[: len(rows)])
             row, latent = np.divmod(flat, self.n_latents)
             counts.append(np.bincount(row, minlength=len(rows)))
             parts.append((latent.astype(np.int32), values))
@@ -213,7 +214,7 @@ class SAE:
             return self.side(rows)
         length = x.shape[-2] if x.ndim > 1 else 1
         ids = np.arange(len(rows)) // max(length, 1)
-        return Side(sequence_scales(np.linalg.norm(rows, axis=1), ids, self.width))
+        return Side(sequence_scales(np.sqrt(exact.squares(rows)), ids, self.width))
 
     @property
     def _scale(self) -> Tensor | None:
@@ -283,8 +284,14 @@ class SAE:
         z = z.to(self.device, torch.float32)
         if self._scale is not None:
             z = z / torch.where(self._scale > 0, self._scale, 1)
-        y = z @ self.w_dec + self.b_dec
-        return restored(y.reshape(-1, self.width), side).reshape(y.shape)
+        if self.deterministic:
+            dense = z.reshape(-1, self.n_latents).numpy()
+            row, latent = np.nonzero(dense)
+            indptr = np.searchsorted(row, np.arange(len(dense) + 1))
+            y = self.rows(Features(indptr, latent.astype(np.int32), dense[row, latent], side))
+        else:
+            y = restored((z @ self.w_dec + self.b_dec).reshape(-1, self.width), side)
+        return y.reshape(*z.shape[:-1], self.width)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x_hat of rows, nothing quantized: (..., d) -> float32 (..., d)."""

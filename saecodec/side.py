@@ -56,13 +56,13 @@ class SideQuantizer:
 
     def columns(self, side: Side) -> dict[str, NDArray[np.int64]]:
         """The columns, int64 (T,), of side information; InputError when a mean cannot be stored."""
-        there = side.scale > 0
-        octaves = np.log2(np.where(there, side.scale, self.centre), dtype=np.float64) - math.log2(self.centre)
+        scales, rows = np.unique(side.scale, return_inverse=True)  # decimals may decide: once for equal ones
+        there = scales > 0
+        octaves = np.log2(np.where(there, scales, self.centre), dtype=np.float64) - math.log2(self.centre)
         level = exact.nearest_integer(
-            octaves * self.resolution,
-            lambda i: exact.log2(float(side.scale[i]), self.centre, self.resolution),
+            octaves * self.resolution, lambda i: exact.log2(float(scales[i]), self.centre, self.resolution)
         )
-        out = {SCALE: np.where(there, level + (level >= 0), 0)}  # 0 is no scale at all
+        out = {SCALE: np.where(there, level + (level >= 0), 0)[rows]}  # 0 is no scale at all
         if side.mean is not None:
             mean = np.rint((side.mean.astype(np.float64) - self.mean_centre) / self.mean_step)
             if len(mean) and not np.abs(mean).max() < MAX_COLUMN:
@@ -78,7 +78,7 @@ class SideQuantizer:
         missing = [name for name in side_columns(self.kind) if name not in columns]
         if missing:
             raise FormatError(f"{what}: without their side information: column {missing[0]!r} is missing")
-        stored, rows = np.unique(columns[SCALE], return_inverse=True)  # decimals may decide: once for equal ones
+        stored, rows = np.unique(columns[SCALE], return_inverse=True)  # as above
         with np.errstate(over="ignore"):
             level = stored - (stored > 0)
             grid = self.centre * np.exp2(level / self.resolution)
@@ -204,8 +204,8 @@ def targets(
     if quantizer is None:
         return x, {}
     sae.check_rows(x, first_row)
-    exact = sae.side(x) if side is None else side
-    assert exact is not None
-    columns = quantizer.columns(exact)
-    undone = replace(exact, scale=quantizer.side(columns).scale)
+    side = sae.side(x) if side is None else side
+    assert side is not None
+    columns = quantizer.columns(side)
+    undone = replace(side, scale=quantizer.side(columns).scale)
     return unrestored(torch.from_numpy(np.array(x)), undone).numpy(), columns

@@ -98,12 +98,6 @@ class Steering:
                 f"chunks of {chunking.chunk_rows} rows of {sae.width} values are too large for a residual layer: use "
                 f"at most {MAX_CELLS // sae.width} rows a chunk"
             )
-        if sae.deterministic and not (goal.plain and goal.prior != CONTEXT and sae.normalization == "none"):
-            raise InputError(
-                "what is fitted for a search, a target, a residual layer, the context prior, or an SAE that normalizes "
-                "rows depends on sums of floats, which differ between machines: fit a codec without --deterministic, "
-                "and encode with that (-c CODEC)"
-            )
         if goal.prior == CONTEXT:
             check_rows(chunking.n_rows)
             cells = min(chunking.chunk_rows, chunking.n_rows) * sae.n_latents
@@ -122,6 +116,7 @@ class Steering:
         fitted codec codes them anew, which is what a codec file is for, instead of on what is in the stores.
         """
         goal = self.goal
+        goal.check_fit(self.sae)
         if goal.plain or (goal.target is None and not self.n_rows):
             codes, made = self._code_store(), self.activations()
             codec = fit_features(self.sae, made.features, goal.step, codes, made.side_at_step)
@@ -151,6 +146,11 @@ class Steering:
         """Code all rows with a codec that stays as it is; the goal's target is met by the slope alone."""
         target = self.goal.target
         assert target is not None
+        if self.sae.deterministic:
+            raise InputError(
+                f"a codec meets {target} by a search among sums of floats, which differ between machines: leave "
+                f"--{target.kind} out; a codec that was fitted for it without --deterministic has it in its step"
+            )
         trials = self._trials()
         return self._steer(
             lambda aim: self._code_at(codec, find_slope(trials, aim, codec), trials.active), target, self._reached

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from decimal import Context, Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ from saecodec import exact
 
 Array = npt.NDArray[Any]
 
+LONG = Context(prec=400)
 float32 = st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=True)
 
 
@@ -61,6 +63,18 @@ def test_products_of_wide_rows_are_exact_where_a_float64_product_is_not() -> Non
     assert not np.array_equal(x[:, order] @ w[order], x @ w)
 
 
+def test_sums_of_squares_and_means_have_no_order_where_other_sums_have_one() -> None:
+    x = (np.random.default_rng(0).standard_cauchy((20, 5000)) ** 3).astype(np.float32)
+    orders = [np.random.default_rng(i).permutation(5000) for i in range(4)]
+    for exactly, otherwise in (
+        (exact.squares, lambda x: np.square(x, dtype=np.float64).sum(1)),
+        (exact.means, lambda x: x.mean(1, dtype=np.float64)),
+    ):
+        found, other = ([of(np.ascontiguousarray(x[:, order])) for order in orders] for of in (exactly, otherwise))
+        assert all(np.array_equal(one, found[0]) for one in found)
+        assert not all(np.array_equal(one, other[0]) for one in other)
+
+
 @given(matrices())
 def test_sums_of_squares_and_means_are_the_same_in_any_order(given_: tuple[Array, Array, Array]) -> None:
     x, _, order = given_
@@ -96,6 +110,23 @@ def test_another_librarys_function_gives_the_same_float32(name: str, monkeypatch
     for sign in (-1, 1):
         monkeypatch.setattr(np, name, lambda y, sign=sign: right(y) * (1 + sign * 2.0**-46))
         np.testing.assert_array_equal(getattr(exact, name)(x), found)
+
+
+@given(st.floats(0, 1.5 * 2.0**127, width=32), st.integers(2, 40), st.sampled_from([-1, 0, 1]))
+def test_a_decimal_is_rounded_once(x: float, place: int, side: int) -> None:
+    """A tie of two float32s, and what is nearer to it than any other float64 is."""
+    low = np.float32(x)
+    high = np.nextafter(low, np.float32(np.inf))
+    tie = (float(low) + float(high)) / 2
+    wanted = {-1: low, 1: high, 0: high if high.view(np.int32) % 2 == 0 else low}[side]
+    decimal = LONG.add(Decimal(tie), LONG.multiply(Decimal(tie), Decimal(side).scaleb(-16 - place)))
+    np.testing.assert_array_equal(exact.nearest(np.array([tie]), lambda i: decimal), wanted)
+
+
+def test_what_is_beyond_float32_is_infinite_without_a_warning() -> None:
+    tie = 2.0**128 - 2.0**103
+    for decimal, wanted in ((Decimal(tie), np.inf), (LONG.subtract(Decimal(tie), Decimal(1)), np.finfo(np.float32).max)):
+        assert exact.nearest(np.array([tie]), lambda i, of=decimal: of)[0] == wanted
 
 
 @pytest.mark.parametrize("error", [-(2.0**-24), 2.0**-24])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -20,6 +22,9 @@ from saecodec.codes import Codes
 from saecodec.encoder import MatchingPursuit
 from saecodec.errors import InputError, MissingPieceError, UnsupportedError
 from saecodec.exact_encoder import deterministic
+from saecodec.features import Features, Side
+from saecodec.fit_residual import choose_levels
+from saecodec.fitting import activity
 from saecodec.nonlinearity import (
     AbsTopK,
     Gated,
@@ -32,10 +37,13 @@ from saecodec.nonlinearity import (
     TanhReLU,
     TopK,
 )
-from saecodec.normalization import KINDS
+from saecodec.normalization import KINDS, sequence_scales
 from saecodec.quantizer import quantize
+from saecodec.residual import Block, ResidualLayer
 from saecodec.sae import SAE, Encoder
 from saecodec.search import Search
+from saecodec.side import SideQuantizer, scales_of, with_side
+from saecodec.table_set import TableSet
 
 Rows = npt.NDArray[np.float32]
 RealData = tuple[SAE, npt.NDArray[np.float16]]
@@ -64,6 +72,15 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
 }
 
 
+NOT_THE_SAME_EVERYWHERE = (
+    (torch, "addmm matmul einsum exp tanh"),
+    (torch.nn.functional, "embedding_bag linear"),
+    (torch.Tensor, "__matmul__ matmul norm mean exp tanh"),
+    (np.linalg, "norm pinv"),
+    (np, "matmul dot mean"),
+)
+
+
 def made(nonlinearity: Nonlinearity, normalization: str = "none", dtype: torch.dtype = torch.float32) -> SAE:
     encoder = Encoder(_tensor(6, D, F).to(dtype), _tensor(7, F).to(dtype), nonlinearity, True)
     sae = SAE(_tensor(8, F, D), _tensor(9, D), encoder, "any", "tiny", normalization=normalization)
@@ -80,10 +97,12 @@ def x() -> Rows:
 def another_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From then on, products are added up in another order, and functions are off in their last bits.
 
-    No product may round at all: its sums are compared with those of long doubles, where a machine has any."""
+    No product may round at all: its sums are compared with those of long doubles, where a machine has any. What adds
+    floats in an order of its own is not there, but for einsum, by which rows are checked: it is wrong. Operators of
+    arrays stay, so pinv stands for the products with what it gives."""
 
     def change() -> None:
-        mm = torch.mm
+        mm, einsum = torch.mm, np.einsum
 
         def in_parts(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             cut = a.shape[1] // 3
@@ -96,6 +115,14 @@ def another_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         for name in ("exp", "exp2", "log2", "tanh"):
             right = getattr(np, name)
             monkeypatch.setattr(np, name, lambda *a, right=right, **k: right(*a, **k) * (1 + 2.0**-50))
+        monkeypatch.setattr(np, "einsum", lambda *a, **k: einsum(*a, **k) * (1 + 2.0**-6))
+        for owner, names in NOT_THE_SAME_EVERYWHERE:
+            for name in names.split():
+
+                def refuse(*_: object, name: str = name, **__: object) -> None:
+                    raise AssertionError(f"{name} has other bits on other machines")
+
+                monkeypatch.setattr(owner, name, refuse)
 
     return change
 
@@ -148,12 +175,51 @@ def test_side_information_and_residual_levels_do_not_depend_on_the_machine(
     assert again.encode(x, seq=seq) == data
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_dense_activations_and_reconstructions_are_those_of_rows_one_by_one(
+    kind: str, x: Rows, another_machine: Callable[[], None]
+) -> None:
+    sae, rows = made(NONLINEARITIES["topk"], kind), torch.from_numpy(x[:60])
+    seq = np.arange(60) if kind == "sequence_norm" else None
+    scales = scales_of(sae, [x[:60]], seq)
+    features = sae.features(x[:60], 0, None if scales is None else Side(scales))
+    expected = sae.rows(features)
+    another_machine()
+    sae = made(NONLINEARITIES["topk"], kind)
+    sequences = rows[:, None]
+    assert int((sae.encode(sequences) != 0).sum()) == features.nnz
+    torch.testing.assert_close(sae.reconstruct(sequences)[:, 0], expected, rtol=0, atol=0)
+    alone = torch.cat([sae.reconstruct(row[None]) for row in rows])
+    torch.testing.assert_close(alone, expected, rtol=0, atol=0)
+    assert sae.reconstruct(rows[:0]).shape == (0, D)
+
+
 @given(st.permutations(range(60)))
 def test_permuting_rows_permutes_their_levels(order: list[int]) -> None:
     sae, rows = made(NONLINEARITIES["topk"]), _uniform(12, 60, D)
     codes = quantize(sae.features(rows), sae.norms, 0.3)
     permuted = quantize(sae.features(rows[order]), sae.norms, 0.3)
     np.testing.assert_array_equal(permuted.to_dense(), codes.to_dense()[order])
+
+
+def test_the_rms_of_activations_does_not_depend_on_their_order() -> None:
+    sae = made(NONLINEARITIES["topk"])
+    values, latents = _uniform(13, 5000).ravel() ** 9, np.arange(5000) % F
+    orders = [np.random.default_rng(i).permutation(5000) for i in range(20)]
+
+    def rms(order: npt.NDArray[np.int64]) -> float:
+        return activity(sae, [Features(np.array([0, 5000]), latents[order].astype(np.int32), values[order])])[0]
+
+    assert len({rms(order) for order in orders}) == 1
+    squares = (values * sae.norms[latents]) ** 2
+    assert len({math.sqrt(squares[order].sum() / 5000) for order in orders}) > 1
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
+def test_the_scale_of_a_sequence_does_not_depend_on_the_order_of_its_rows(order: tuple[int, ...]) -> None:
+    """A tie of two float32s, and what decides it, which no sum has that begins with the largest."""
+    norms = np.array([1 + 2.0**-24, 2.0**-54, 2.0**-54, 2.0**-53])[list(order)]
+    np.testing.assert_array_equal(sequence_scales(norms, np.zeros(4, int), 16), np.float32(1 + 2.0**-23) / 16)
 
 
 @pytest.mark.parametrize("n_threads,cells", [(1, 1 << 21), (1, 1), (2, 1 << 18)])
@@ -184,7 +250,18 @@ RECORDED = {
     "gated": "2e76bf113f1bfe86",
     "ranked_topk": "2dcb73294b00a702",
     "layer_norm": "f31e8e6d8a2fd0f2",
+    "row_norm": "0ba7afb94ac8446d",
+    "sequence_norm": "edf923c717a7f01c",
+    "residual": "a570361078134eec",
 }
+
+
+def residual_layer() -> ResidualLayer:
+    """Three blocks of a basis that is orthonormal but for the rounding of its integers."""
+    two = np.array([[1, 1], [1, -1]])
+    block = Block(11585 * np.kron(np.kron(two, two), two))
+    tables = TableSet(np.arange(D) % 3, np.array([[9, 7, 7, 2], [9, 4, 3, 1], [3, 3, 3, 3]]), 1)
+    return ResidualLayer(0.21, 2.0**-15, (block,) * 3, np.arange(D) - 9, tables, np.zeros((3, 16), np.int64))
 
 
 @pytest.fixture
@@ -194,12 +271,15 @@ def codes_of(minilm: RealData, mnist: RealData, x: Rows) -> Callable[[str], Code
             sae, rows = minilm if name == "minilm" else mnist
             sae = deterministic(sae)
             return quantize(sae.features(rows.astype(np.float32)), sae.norms, 0.05)
+        if name == "residual":
+            sae = made(NONLINEARITIES["topk"])
+            coordinates = residual_layer().coordinates(x - sae.rows(sae.features(x)).numpy(), deterministic=True)
+            return Codes.from_dense(choose_levels(residual_layer(), coordinates, 0.1))
         sae = made(NONLINEARITIES.get(name, NONLINEARITIES["topk"]), name if name in KINDS else "none")
         if name not in KINDS:
             return quantize(sae.features(x), sae.norms, 0.05)
-        from saecodec.side import SideQuantizer, with_side
-
-        features = sae.features(x)
+        scales = scales_of(sae, [x], np.arange(len(x)) // 50)
+        features = sae.features(x, 0, None if scales is None else Side(scales))
         return with_side(quantize(features, sae.norms, 0.05), features, SideQuantizer(name, 97, 0.7, 0.01, 0.1))
 
     return found
@@ -272,10 +352,16 @@ def test_searches_targets_and_fitted_layers_are_refused(x: Rows) -> None:
     sae = made(NONLINEARITIES["topk"])
     with pytest.raises(InputError, match="--search none"):
         Search(sae, "refit")
-    for asked in ({"nmse": 0.5}, {"search": "refit"}, {"residual": True}, {"prior": "context"}):
-        with pytest.raises(InputError, match="fit a codec without --deterministic"):
+    x = np.concatenate([x, x])
+    for asked, named in (
+        ({"nmse": 0.5}, "what meets NMSE 0.5"),
+        ({"search": "refit"}, "the search refit"),
+        ({"residual": True}, "a residual layer"),
+        ({"prior": "context"}, "a context prior"),
+    ):
+        with pytest.raises(InputError, match=f"{named} .*fit a codec without --deterministic"):
             Codec.fit(sae, x, **asked)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="normalizes rows"):
+    with pytest.raises(InputError, match="the SAE 'tiny' needs"):
         Codec.fit(made(NONLINEARITIES["topk"], "layer_norm"), x)
     with pytest.raises(InputError, match="--device cpu"):
         sae.encoder.to(torch.device("cuda"))  # type: ignore[union-attr]
