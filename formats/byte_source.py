@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from errno import EISDIR
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import Any, Final, Protocol
 from weakref import finalize
 
@@ -59,11 +59,14 @@ class _LocalFile:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            # Without O_NONBLOCK a pipe would be waited for.
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
             self._close = finalize(self, os.close, self._descriptor)
             status = os.fstat(self._descriptor)
             if S_ISDIR(status.st_mode):
                 raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+            if not S_ISREG(status.st_mode):
+                raise InputError(f"{path}: is a device, pipe or socket; expected a regular file")
         except OSError as error:
             raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
         self.size = status.st_size

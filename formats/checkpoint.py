@@ -214,9 +214,11 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
     from saecodec.formats.zip_members import check_zip
 
-    check_zip(path)
     try:
+        check_zip(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except LimitError:
+        raise
     except Exception as error:  # corrupt files make the unpickler raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnsupportedError(

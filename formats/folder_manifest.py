@@ -66,8 +66,16 @@ def path_inside(folder: str, name: str) -> str:
 
 def staged_path(folder: str, output: str) -> str:
     """Where the output of a shard lies until its line is in the manifest; the folder for it is made."""
-    path = path_inside(folder, f"{STAGING}/{output}")
+    path = _unlinked(folder, f"{STAGING}/{output}")
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    return path
+
+
+def _unlinked(folder: str, name: str) -> str:
+    """The path of a name in a folder; OutputError when a link is in the way, for what it leads to would be replaced."""
+    path = os.path.join(folder, name)
+    if os.path.realpath(path) != os.path.join(os.path.realpath(folder), name):
+        raise OutputError(f"{path}: is reached by a link; remove it, or choose another folder")
     return path
 
 
@@ -183,9 +191,7 @@ def open_manifest(folder: str, command: str, *, force: bool = False) -> Iterator
     holds a summary that no manifest explains (with `force` that is overwritten); FormatError when the file under the
     manifest's name is something else.
     """
-    path = path_inside(folder, MANIFEST)
-    for name in (SUMMARY, STAGING):
-        path_inside(folder, name)
+    path, *_ = (_unlinked(folder, name) for name in (MANIFEST, SUMMARY, STAGING))
     if os.path.exists(os.path.join(folder, SUMMARY)) and not os.path.exists(path) and not force:
         raise OutputError(f"{folder}: holds a {SUMMARY}, but no {MANIFEST}; pass --force to overwrite it")
     if not os.path.isdir(os.path.dirname(os.path.abspath(folder))):

@@ -53,7 +53,8 @@ def _matches(source: str, pattern: str | None) -> bool:
 
 
 def _files(folder: str, *, all_kinds: bool) -> Iterator[str]:
-    """Relative paths of all files. all_kinds: none may be left out, so a store that is a folder is an error."""
+    """Relative paths of all files, but for pipes and devices, which may never end. all_kinds: none may be left out, so
+    a store that is a folder is an error."""
     for place, inner, names in os.walk(folder):
         inner[:] = [name for name in inner if not name.startswith(".")]
         stores = [name for name in inner if is_array_folder(os.path.join(place, name))]
@@ -64,5 +65,6 @@ def _files(folder: str, *, all_kinds: bool) -> Iterator[str]:
             )
         inner[:] = [name for name in inner if name not in stores]
         for name in names:
-            if not name.startswith("."):
-                yield os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+            path = os.path.join(place, name)
+            if not name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path)):
+                yield os.path.relpath(path, folder).replace(os.sep, "/")

@@ -103,6 +103,7 @@ class SparseNpz(LatentSource):
 
 def _small_member(archive: zipfile.ZipFile, path: str, name: str) -> npt.NDArray[Any]:
     """An array of an `.npz`, read whole."""
+    npz_header(archive, path, name)  # refuses what might unpack to more than the archive says
     try:
         with archive.open(f"{name}.npy") as member:
             return npy_format.read_array(member, allow_pickle=False)

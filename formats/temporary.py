@@ -32,7 +32,10 @@ class _Temporary(io.FileIO):
 
 
 def _failed(error: OSError) -> OutputError:
+    try:
+        where = f" in {tempfile.gettempdir()}"
+    except OSError:  # no folder is writable, which is what `error` says
+        where = ""
     return OutputError(
-        f"a temporary file in {tempfile.gettempdir()} cannot be written ({error.strerror}): set TMPDIR to a folder "
-        "with more room"
+        f"a temporary file{where} cannot be written ({error.strerror}): set TMPDIR to a folder with more room"
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 from attack import CODEC, Attack
 from hostile import (
     codec_file,
@@ -97,6 +98,20 @@ def on_other_files() -> list[Attack]:
             ".pt",
         ),
         Attack("checkpoint of a bomb", "LimitError", "SAECODEC_LIMITS=expansion=", lambda: _npz(1 << 26), ".sae.npz"),
+        Attack(
+            "checkpoint of a bzip2 bomb",
+            "CheckpointError",
+            "'w_dec.npy' is unusually compressed",
+            lambda: _npz(1 << 26, method=zipfile.ZIP_BZIP2),
+            ".sae.npz",
+        ),
+        Attack(
+            "checkpoint that torch alone can unpack",
+            "UnsupportedError",
+            "a zip archive that cannot be read",
+            lambda: _of_later_zip(_torch_bomb(1 << 26)),
+            ".pt",
+        ),
         Attack("array of objects", "InputError", "a pickle, which is never loaded", _objects, ".npy"),
         Attack("array of 2^60 values", "InputError", "needs", lambda: _npy((1 << 30, 1 << 30)), ".npy"),
         Attack("array header that nests", "InputError", "not an .npy file", lambda: _npy_header(b"(" * 9000), ".npy"),
@@ -183,14 +198,37 @@ def _objects() -> bytes:
     return out.getvalue()
 
 
-def _npz(n_bytes: int, fortran: bool = False) -> bytes:
-    """An archive of an array of zeros, packed a thousandfold."""
+def _npz(n_bytes: int, fortran: bool = False, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """An archive of an array of zeros, packed a thousandfold or more."""
+    return _zip({"w_dec.npy": _npy((n_bytes // 4096, 1024), fortran) + bytes(n_bytes)}, method)
+
+
+def _zip(members: dict[str, bytes], method: int) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        member = zipfile.ZipInfo("w_dec.npy")  # of no time: the bytes are always the same
-        member.compress_type = zipfile.ZIP_DEFLATED
-        archive.writestr(member, _npy((n_bytes // 4096, 1024), fortran) + bytes(n_bytes))
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            member = zipfile.ZipInfo(name)  # of no time: the bytes are always the same
+            member.compress_type = method
+            archive.writestr(member, data)
     return out.getvalue()
+
+
+def _torch_bomb(n_bytes: int) -> bytes:
+    """A checkpoint of zeros as torch saves it, but deflated."""
+    saved = io.BytesIO()
+    torch.save({"W_dec": torch.zeros(n_bytes // 4096, 1024)}, saved)
+    with zipfile.ZipFile(saved) as archive:
+        return _zip({info.filename: archive.read(info) for info in archive.infolist()}, zipfile.ZIP_DEFLATED)
+
+
+def _of_later_zip(archive: bytes) -> bytes:
+    """An archive that says of its members that version 6.4 of the format is needed, which zipfile does not know."""
+    out = bytearray(archive)
+    at = out.find(b"PK\1\2")
+    while at >= 0:
+        out[at + 6] = 64
+        at = out.find(b"PK\1\2", at + 4)
+    return bytes(out)
 
 
 def _safetensors(header: bytes) -> bytes:

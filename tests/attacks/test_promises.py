@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import namedtuple
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,26 @@ def test_a_link_in_a_folder_of_outputs_leads_no_file_elsewhere(tmp_path: Path, n
     folder.mkdir()
     outside.mkdir()
     (folder / name).symlink_to(outside / "x" if name != STAGING else outside)
-    with pytest.raises(OutputError, match=r"leads out of .*, by a link"), open_manifest(str(folder), "encode-dir"):
+    with pytest.raises(OutputError, match=r"is reached by a link"), open_manifest(str(folder), "encode-dir"):
         pass
     assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SUMMARY, STAGING])
+def test_a_link_to_what_a_folder_of_outputs_holds_costs_it_nothing(tmp_path: Path, name: str) -> None:
+    kept = tmp_path / "sub" / "a.pt"
+    kept.parent.mkdir()
+    kept.touch()
+    (tmp_path / name).symlink_to("sub" if name == STAGING else "sub/a.pt")
+    with (
+        pytest.raises(OutputError, match=r"is reached by a link"),
+        open_manifest(str(tmp_path), "decode-dir", force=True),
+    ):
+        pass
+    with pytest.raises(OutputError, match=r"is reached by a link") if name == STAGING else nullcontext():
+        staged_path(str(tmp_path), "a.pt")
+    assert list(kept.parent.iterdir()) == [kept]
+    assert kept.read_bytes() == b""
 
 
 def test_what_a_crash_is_said_to_have_left_is_not_put_elsewhere(tmp_path: Path) -> None:

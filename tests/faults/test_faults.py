@@ -93,6 +93,20 @@ def test_a_disk_that_is_full_at_the_last_moment_leaves_nothing(machine: Machine,
         assert bytes.fromhex(answer["files"][name]) == Path(machine.files[held]).read_bytes()
 
 
+def test_where_no_temporary_file_can_be_made_it_is_said(machine: Machine, tmp_path: Path) -> None:
+    program = f"""
+import tempfile
+tempfile.tempdir = None
+tempfile._candidate_tempdir_list = lambda: [{str(tmp_path / "missing")!r}]
+from saecodec.formats.temporary import temporary_file
+temporary_file()
+"""
+    answer = machine.run(["-c", program])
+    assert "OutputError: a temporary file cannot be written" in answer["stderr"]
+    assert "set TMPDIR" in answer["stderr"]
+    assert "FileNotFoundError" not in answer["stderr"].splitlines()[-1]
+
+
 # -- places that are taken or cannot be written ------------------------------------------------------------------------
 
 

@@ -384,6 +384,22 @@ def test_a_source_that_vanished_is_a_failure(encode: EncodeFolder, monkeypatch: 
     assert "a.npy" in summary["failures"][0]["error"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_is_not_waited_for(encode: EncodeFolder) -> None:
+    pipe = Path(encode.src, "pipe.npy")
+    os.mkfifo(pipe)
+    Path(encode.src, "link.npy").symlink_to(pipe)
+    Path(encode.src, "nowhere.npy").symlink_to("missing.npy")
+    found = [shard.source for shard in folders.plan(encode.src, ".saec", encode.kinds)]
+    assert found == sorted([*NAMES, "nowhere.npy"])  # whose failure is told
+    held = os.open(pipe, os.O_RDWR)  # opening it does not wait then
+    try:
+        with pytest.raises(InputError, match="is a device, pipe or socket"):
+            open_saec(pipe)
+    finally:
+        os.close(held)
+
+
 def test_an_output_whose_folder_a_crash_kept_from_being_made_gets_its_name(encode: EncodeFolder) -> None:
     run(encode, jobs=1)
     staged = Path(encode.dst, STAGING, "deep", "er", "c.saec")
