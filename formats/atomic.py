@@ -42,7 +42,7 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False, partial:
             An `OSError` that the block raises for another reason than writing this file is passed on as it is.
     """
     check_output_path(path, force=force)
-    target = os.path.realpath(path)
+    target, named = os.path.realpath(path), False
     folder = os.path.dirname(target)
     with new_partial(path, force=force) if partial else _hidden_name(folder) as temporary:
         with reporting(path):
@@ -64,14 +64,17 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False, partial:
             with reporting(path):
                 file.flush()
                 os.fsync(raw.fileno())
+                if raw.failure is not None:  # and the block went on all the same
+                    raise raw.failure
                 if not (partial or os.path.lexists(temporary)):
-                    _give_name(raw.fileno(), temporary)
+                    named = _give_name(raw.fileno(), target, temporary, force=force)
         finally:
             with reporting(path):
                 raw.close()  # not `file`, which would try once more to write what it holds
-        if raw.failure is not None:  # and the block went on all the same
-            raise write_failed(path, raw.failure)
-        publish(path, temporary, force=force)
+        if named:
+            sync_folder(folder)
+        else:
+            publish(path, temporary, force=force)
 
 
 @contextmanager
@@ -122,17 +125,25 @@ def _unnamed(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o666)
 
 
-def _give_name(descriptor: int, name: str) -> None:
-    """Name an open file that has none."""
-    try:
-        # A link of what the name in /proc points to; Python makes one only if it is given a folder, too.
-        os.link(f"{_DESCRIPTORS}/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
-    except OSError:  # the file system has no hard links
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        with open(descriptor, "rb", closefd=False) as source, open(name, "xb") as copy:
-            shutil.copyfileobj(source, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
+def _give_name(descriptor: int, target: str, hidden: str, *, force: bool) -> bool:
+    """Name an open file that has none; whether it is `target`, at once, so that a kill leaves no other name. It is
+    `hidden` where a file is to be replaced (by force), or there are no hard links."""
+    for name in (target, hidden):
+        try:
+            # A link of what the name in /proc points to; Python makes one only if it is given a folder, too.
+            os.link(f"{_DESCRIPTORS}/{descriptor}", name, src_dir_fd=descriptor, follow_symlinks=True)
+            return name == target
+        except FileExistsError:
+            if not force:
+                raise
+        except OSError:  # the file system has no hard links
+            break
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", closefd=False) as source, open(hidden, "xb") as copy:
+        shutil.copyfileobj(source, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return False
 
 
 def check_output_path(path: str | os.PathLike[str], *, force: bool = False) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Final
 
 from saecodec.errors import OutputError
 
@@ -12,6 +14,10 @@ try:
     import fcntl
 except ImportError:  # Windows, where a file that is open for writing cannot be replaced anyway
     fcntl = None  # type: ignore[assignment]
+
+
+_PATIENCE: Final = 0.5  # seconds, in which whoever merely replaces a file has done so
+_PAUSE: Final = 0.005
 
 
 @contextmanager
@@ -44,11 +50,17 @@ def locked(path: str, name: str | os.PathLike[str], flags: int = os.O_RDWR) -> I
 @contextmanager
 def replacing(path: str, name: str | os.PathLike[str]) -> Iterator[None]:
     """Hold the lock of a file that is about to be replaced, where there is one: rows that another process appends would
-    be lost with it. OutputError, which calls it `name`, when it is being written."""
-    if fcntl is None or not os.path.isfile(path) or not os.access(path, os.R_OK):
-        yield
-        return
-    with locked(path, name, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY):
+    be lost with it. OutputError, which calls it `name`, when it is being written, and not merely replaced."""
+    until = time.monotonic() + _PATIENCE
+    with ExitStack() as held:
+        while fcntl is not None and os.path.isfile(path) and os.access(path, os.R_OK):
+            try:
+                held.enter_context(locked(path, name, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY))
+                break
+            except (OutputError, FileNotFoundError):  # the latter of a file that went meanwhile
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE)
         yield
 
 

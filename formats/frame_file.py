@@ -48,7 +48,7 @@ class FrameFile:
         """The head of the frame at an offset; FormatError when there is none."""
         left, what = self.size - offset, f"{self.path}, offset {offset}"
         head = FrameHead.parse(self.read(offset, min(HEAD_BYTES, left)), left - HEAD_BYTES, what)
-        if head.kind not in _KNOWN:
+        if head.critical and head.kind not in _KNOWN:  # an ancillary one is skipped, whole or not
             if not head.fits(self._pieces(offset + HEAD_BYTES, head.length)):  # damage is not a frame of the future
                 raise FormatError(f"{what}: frame {head.kind} is corrupted (CRC-32 mismatch)")
             head.unknown(what)

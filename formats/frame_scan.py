@@ -39,17 +39,22 @@ class FrameScan:
         for at in range(start, stop, _PIECE):
             yield self.read(at, min(at + _PIECE, stop))
 
+    def head(self, offset: int) -> FrameHead | None:
+        """The head of a frame at an offset, which may have a wrong checksum; None when there is none."""
+        try:
+            data = self.read(offset, offset + HEAD_BYTES)
+            return FrameHead.parse(data, self.size - offset - HEAD_BYTES, self.name)
+        except FormatError:
+            return None
+
     def whole(self, offset: int) -> FrameHead | None:
         """The head of the frame at an offset, whose checksum is right; None when there is no such frame.
 
         FormatError when looking for frames would not end in reasonable time.
         """
-        try:
-            data = self.read(offset, offset + HEAD_BYTES)
-            head = FrameHead.parse(data, self.size - offset - HEAD_BYTES, self.name)
-        except FormatError:
+        head, start = self.head(offset), offset + HEAD_BYTES
+        if head is None:
             return None
-        start = offset + HEAD_BYTES
         if head.fits(self.pieces(start, start + head.length)):
             return head
         self._in_vain += head.length

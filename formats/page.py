@@ -10,7 +10,8 @@ from importlib.resources import files
 from typing import Any, Final
 
 from saecodec.errors import OutputError
-from saecodec.formats.atomic import atomic_output, check_output_path
+from saecodec.formats.atomic import atomic_output, check_output_path, reporting
+from saecodec.formats.file_lock import is_file
 
 _SCRIPTS: Final = (
     *("dom.js", "report.js", "axes.js", "curves.js", "histogram.js", "table.js"),
@@ -38,11 +39,21 @@ def write_page(report: dict[str, Any], path: str | os.PathLike[str], *, force: b
     }
     # In one pass, so that nothing in the report is taken for a place to fill.
     html = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _part("page.html"))
-    with atomic_output(page, force=force) as page_file, atomic_output(data, force=force) as data_file:
-        page_file.write(html.encode())
-        data_file.write(text.encode() + b"\n")
-        for file in (page_file, data_file):  # before either has its name
-            file.flush()
+    new, mine = not os.path.lexists(data), None
+    try:
+        with atomic_output(page, force=force) as page_file:
+            page_file.write(html.encode())
+            with atomic_output(data, force=force) as data_file:
+                data_file.write(text.encode() + b"\n")
+                for name, file in ((page, page_file), (data, data_file)):  # before either has its name
+                    with reporting(name):
+                        file.flush()
+                        os.fsync(file.fileno())
+            mine = os.stat(data)
+    except BaseException:
+        if new and mine is not None and is_file(data, mine):  # and not what another process has put there
+            os.unlink(data)
+        raise
 
 
 def check_page_path(path: str | os.PathLike[str], *, force: bool = False) -> tuple[str, str]:

@@ -67,12 +67,15 @@ def recover_file(
         if os.path.exists(out) and os.path.samefile(path, out):
             raise OutputError(f"{os.fspath(out)}: is the input; choose another output")
         scan = FrameScan(file, name)
-        header, start = _preamble(scan)
+        found = _Found()
+        header, start = _preamble(scan, found)
         with atomic_output(out, force=force) as target:
-            writer = FrameWriter(target)
-            for piece in scan.pieces(0, start):
-                writer.write(piece)
-            found = _copy(scan, start, header, writer)
+            writer, begin = FrameWriter(target), 0
+            for skipped, end in (*found.skipped, (start, start)):
+                for piece in scan.pieces(begin, skipped):
+                    writer.write(piece)
+                begin = end
+            _copy(scan, start, header, writer, found)
             kept, leading = writer.at, found.leading()
             writer.finish(leading)
         shape = (*leading, *(header.row_shape or (header.width,)))
@@ -80,16 +83,21 @@ def recover_file(
         return Recovery(*kept_rows, tuple(found.skipped), found.complete, *found.lost())
 
 
-def _preamble(scan: FrameScan) -> tuple[Header, int]:
-    """The header, and where the frames that it announces end."""
+def _preamble(scan: FrameScan, found: _Found) -> tuple[Header, int]:
+    """The header, and where the frames that it announces end. Damaged ancillary ones between them are skipped."""
     if scan.read(0, len(MAGIC)) != MAGIC:
         raise FormatError(f"{scan.name}: not a .saec file (it does not begin with the magic {MAGIC!r})")
     at, kinds, header = len(MAGIC), [], None
-    while (head := scan.whole(at)) is not None and head.kind not in _BEHIND:
+    while (head := scan.head(at)) is not None:
         end = at + HEAD_BYTES + head.length
-        if header is None:
-            if head.kind != "HEAD":
+        whole = scan.whole(at) is not None
+        if head.kind in _BEHIND or (header is None and not (whole and head.kind == "HEAD")):
+            break
+        if not whole:
+            if head.critical or head.kind in PREAMBLE or scan.whole(end) is None:
                 break
+            found.skip(at, end)
+        elif header is None:
             header = Header.from_bytes(scan.read(at + HEAD_BYTES, end), scan.name)
         elif head.kind in PREAMBLE:
             kinds.append(head.kind)
@@ -148,9 +156,8 @@ class _Found:
         return (n_rows,) if lost else leading_of(n_rows, self.index.leading[1:])
 
 
-def _copy(scan: FrameScan, at: int, header: Header, writer: FrameWriter) -> _Found:
+def _copy(scan: FrameScan, at: int, header: Header, writer: FrameWriter, found: _Found) -> None:
     """Copy the whole chunks from an offset on."""
-    found = _Found()
     while at < scan.size:
         head = scan.whole(at)
         if head is None:
@@ -161,7 +168,6 @@ def _copy(scan: FrameScan, at: int, header: Header, writer: FrameWriter) -> _Fou
         if head is None or head.kind != "TAIL":
             found.complete = False
         at = end
-    return found
 
 
 def _frame(scan: FrameScan, at: int, head: FrameHead, header: Header, writer: FrameWriter, found: _Found) -> int:

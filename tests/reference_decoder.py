@@ -1145,18 +1145,30 @@ def recover_saec(data: bytes) -> tuple[list[bytes], list[int]]:
             return None
         return frame
 
-    at, preamble = 8, []
-    while (frame := whole(at)) and frame.kind not in ("CHNK", "RCHK", "INDX", "TAIL"):
+    known = ("HEAD", "TABL", "SIDE", "RTAB", "SAEW", "CHNK", "RCHK", "INDX", "TAIL")
+    at, preamble, skipped = 8, [], len(data)
+    while True:
+        frame = whole(at)
+        if frame is None and preamble and len(data) - at >= 20:
+            kind, flags, length = struct.unpack_from("<4sIQ", data, at)
+            ancillary = kind.isalpha() and kind.isascii() and flags == 0 and kind.decode() not in known
+            if ancillary and at + 20 + length <= len(data) and whole(at + 20 + length):
+                skipped = min(skipped, at)
+                at += 20 + length
+                continue
+        if frame is None or frame.kind in known[5:]:
+            break
         preamble.append(frame)
         at += frame.size
     need(bool(preamble) and preamble[0].kind == "HEAD", "HEAD is whole")
     header, tables = read_header(preamble[0].payload), [frame.kind for frame in preamble[1:] if frame.critical]
-    known = _table_kinds(header)
-    need(tables == {"none": [], "tables": known, "decoder": [*known, "SAEW"]}[header["embed"]], "the tables are whole")
+    announced = _table_kinds(header)
+    embedded = {"none": [], "tables": announced, "decoder": [*announced, "SAEW"]}[header["embed"]]
+    need(tables == embedded, "the tables are whole")
 
     chunks: list[bytes] = []
     places: list[tuple[int, int]] = []
-    index, skipped = None, len(data)
+    index = None
     while at < len(data):
         frame, start = whole(at), at
         if frame is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import itertools
 import math
 import re
 import struct
@@ -1734,14 +1735,28 @@ def _damaged(draw: Callable[..., Any], data: bytes) -> bytes:
 def test_both_recover_the_same_chunks_of_a_damaged_file(name, tmp_path_factory, drawn):
     folder = tmp_path_factory.mktemp("r")
     data = _damaged(drawn.draw, (GOLDEN / f"{name}.saec").read_bytes())
+    _recover_both(data, folder)
+
+
+@pytest.mark.parametrize("name", ["decoder", "residual"])
+def test_both_skip_the_same_damaged_frames_of_later_versions(name, tmp_path):
+    data, note = (GOLDEN / f"{name}.saec").read_bytes(), frame("note", bytes(9), critical=False)
+    preamble = [each.offset for each in reference.frames_of(data, 8) if each.kind not in ("RCHK", "INDX", "TAIL")]
+    for at, hit in itertools.product(preamble[:4], range(len(note))):  # the last is the first chunk's
+        damaged = bytearray(data[:at] + note + data[at:])
+        damaged[at + hit] ^= 1
+        _recover_both(bytes(damaged), tmp_path)
+
+
+def _recover_both(data: bytes, folder: Path) -> None:
     (folder / "torn").write_bytes(data)
     try:
         wanted = reference.recover_saec(data)
     except reference.Refused:
         with pytest.raises(saecodec.SaecodecError):
-            recover_file(folder / "torn", folder / "out.saec")
+            recover_file(folder / "torn", folder / "out.saec", force=True)
         return
-    found = recover_file(folder / "torn", folder / "out.saec")
+    found = recover_file(folder / "torn", folder / "out.saec", force=True)
     out = (folder / "out.saec").read_bytes()
     chunks, leading = reference.recover_saec(out)
     assert (chunks, leading) == (wanted[0], list(wanted[1]))

@@ -9,6 +9,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -125,6 +127,46 @@ def test_file_systems_without_hard_links_work(tmp_path: Path, monkeypatch: pytes
     with atomic_output(tmp_path / "out.bin") as file:
         file.write(b"all of it")
     assert (tmp_path / "out.bin").read_bytes() == b"all of it"
+    assert names(tmp_path) == ["out.bin"]
+
+
+def test_an_output_that_replaces_nothing_never_has_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, seen = os.link, []
+
+    def watched(source: str, target: str, **options: Any) -> None:
+        link(source, target, **options)
+        seen.append(names(tmp_path))
+
+    monkeypatch.setattr(os, "link", watched)
+    with atomic_output(tmp_path / "out.bin") as file:
+        if names(tmp_path):
+            pytest.skip("files must have a name here")
+        file.write(b"all of it")
+    assert seen == [["out.bin"]]
+    write(tmp_path / "new.bin", b"all of it", force=True)
+    assert seen == [["out.bin"], ["new.bin", "out.bin"]]
+
+
+def test_writers_that_replace_a_file_at_the_same_time_all_do(tmp_path: Path) -> None:
+    path, refused = tmp_path / "out.bin", []
+    path.write_bytes(b"old")
+
+    def replace(content: bytes) -> None:
+        for _ in range(50):
+            try:
+                write(path, content, force=True)
+            except OutputError as error:
+                refused.append(error)
+
+    writers = [Thread(target=replace, args=(content,)) for content in (b"one", b"two")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert refused == []
+    assert path.read_bytes() in (b"one", b"two")
     assert names(tmp_path) == ["out.bin"]
 
 

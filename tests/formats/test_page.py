@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -105,6 +108,50 @@ def test_a_report_that_is_not_json_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_page({"saes": object()}, tmp_path / "out.html")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("failing", ["fsync", "link"])
+def test_a_page_without_room_leaves_no_json_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, force: bool
+) -> None:
+    whole = getattr(os, failing)
+    outcomes = set()
+    for last in range(8):  # calls that work
+        left = iter(range(last))
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(left, None) is None:  # noqa: B023
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return whole(*arguments, **options)
+
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        monkeypatch.setattr(os, failing, call)
+        with contextlib.suppress(OutputError):
+            write_page(synthetic_report(1), folder / "out.html", force=force)
+        monkeypatch.undo()
+        outcomes.add(tuple(sorted(path.name for path in folder.iterdir())))
+    assert outcomes <= {(), ("out.html", "out.json")}
+    assert ("out.html", "out.json") in outcomes
+    assert () in outcomes or failing == "link"  # without links names are given otherwise
+
+
+def test_a_page_whose_name_is_taken_meanwhile_takes_its_json_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def overtaken(source: str, target: str, **options: Any) -> None:
+        if target.endswith(".html"):
+            (tmp_path / "out.html").write_text("theirs")
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", overtaken)
+    with pytest.raises(OutputError, match=r"out\.html: already exists"):
+        write_page(synthetic_report(1), tmp_path / "out.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
+    assert (tmp_path / "out.html").read_text() == "theirs"
 
 
 def test_a_large_comparison_is_a_page_below_three_megabytes(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from saecodec.formats.decoding import verify_file
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.recovering import Recovery, recover_file
 from saecodec.formats.saec import open_saec
-from saecodec.frames import frame, frames
+from saecodec.formats.survey import survey
+from saecodec.frames import HEAD_BYTES, frame, frames
 
 Array = NDArray[Any]
 N = 60
@@ -283,6 +284,48 @@ def test_frames_of_later_versions_are_kept(tmp_path: Path, codec: Codec, rows: A
     _, found = recovered(tmp_path, data[: ends[0]] + later + data[ends[0] : ends[1] + 3], codec)
     assert len(found) == 2
     assert later in (tmp_path / "out.saec").read_bytes()
+
+
+def test_a_damaged_frame_of_a_later_version_costs_nothing(
+    tmp_path: Path, layered: Codec, rows: Array, rebuild: Any
+) -> None:
+    path = tmp_path / "a.saec"
+    encode_array(MemoryArray(rows), path, codec=layered, chunk_rows=16, embed="decoder")
+    chunks, note = chunks_of(path), b"from later"
+    kinds = [head.kind for head, _ in frames(path.read_bytes()[8:], "test")]
+    with open_saec(path) as file:
+        whole = file.rows()
+    for place in range(1, kinds.index("CHNK") + 1):  # behind the header, between the tables, before the chunks
+        later = rebuild(path, lambda parts: [*parts[:place], ("note", False, note), *parts[place:]])  # noqa: B023
+        at = later.index(note)
+        damaged = later.replace(note, b"from_later")
+        path.with_name("b.saec").write_bytes(damaged)
+        with open_saec(path.with_name("b.saec")) as file:
+            np.testing.assert_array_equal(file.rows(), whole)
+            with pytest.raises(FormatError, match="frame note is corrupted") as met:
+                verify_file(file, decode=False)
+            found = survey(file, met.value)
+            assert (found.decoded, found.chunks) == ("rows", {})
+            assert [(each.start, each.stop, each.cost) for each in found.elsewhere] == [
+                (at - HEAD_BYTES, at + len(note), "no rows")
+            ]
+        result, kept = recovered(tmp_path, damaged, layered)
+        assert kept == chunks
+        assert result.skipped == ((at - HEAD_BYTES, at + len(note)),)
+        assert (tmp_path / "out.saec").read_bytes() == path.read_bytes()
+
+
+def test_damage_that_may_be_a_frame_which_is_needed_is_not_stepped_over(
+    tmp_path: Path, codec: Codec, rows: Array, rebuild: Any
+) -> None:
+    path = tmp_path / "a.saec"
+    encode_array(MemoryArray(rows), path, codec=codec, embed="tables")
+    later = rebuild(path, lambda parts: [parts[0], ("NEXT", True, b"from later"), *parts[1:]])
+    path.write_bytes(later.replace(b"from later", b"from_later"))
+    with pytest.raises(FormatError, match="frame NEXT is corrupted"):
+        open_saec(path)
+    with pytest.raises(FormatError, match="of TABL only nothing is whole"):
+        recover_file(path, tmp_path / "out.saec")
 
 
 def test_frames_that_may_not_stand_where_they_do_are_skipped(tmp_path: Path, codec: Codec, rows: Array) -> None:
