@@ -77,7 +77,11 @@ def coded_again(file: SaecFile, jobs: int) -> dict[str, str]:
     return {
         "levels": digest(part for chunk in layers for part in level_bytes(chunk)),
         "bytes": digest(part for _, frames in again for part in frames),
-        "own": digest(frame(head.kind, data) for _, head, data in file.frames() if head.kind in ("CHNK", "RCHK")),
+        "own": digest(
+            frame(head.kind, data, critical=head.critical)
+            for _, head, data in file.frames()
+            if head.kind in ("CHNK", "RCHK")
+        ),
     }
 
 
