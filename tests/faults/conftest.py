@@ -21,7 +21,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("files")
     np.save(folder / "rows.npy", (np.load(FIXTURES / "rows.npz")["pixels"][:200] / 255).astype(np.float16))
     np.save(folder / "more.npy", np.tile(np.load(folder / "rows.npy"), (10, 1)))
-    names = ("rows.npy", "more.npy", "a.saec", "z.npz", "torn.saec", "c.saecodec", "shards")
+    names = ("rows.npy", "more.npy", "a.saec", "z.npz", "torn.saec", "c.saecodec", "shards", "coded")
     found = {name: str(folder / name) for name in names} | {"sae": SAE}
     for command in (
         "fit {sae} {rows.npy} --embed-sae -o {c.saecodec}",
@@ -34,6 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "shards").mkdir()
     for i in range(3):
         np.save(folder / "shards" / f"{i}.npy", np.load(folder / "rows.npy")[60 * i : 60 * (i + 1)])
+    app(words("encode-dir {shards} {coded} -c {c.saecodec} --jobs 1", found), standalone_mode=False)
     return found
 
 

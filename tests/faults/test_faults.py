@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from faulty import BY_OUTPUT, COMMANDS, Answer, Command, Machine
+from faulty import BY_OUTPUT, COMMANDS, FOLDERS, Answer, Command, Machine
 
 from saecodec.formats.recovering import recover_file
 
@@ -43,6 +46,21 @@ def assert_unchanged(answer: Answer, existing: Iterable[str] = ()) -> None:
 def in_the_way(command: Command) -> dict[str, str]:
     """Something else under the names of the outputs."""
     return dict.fromkeys(command.outputs, "z.npz")
+
+
+def test_faults_that_cannot_be_made_are_skipped_only_where_they_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    answers = 'while input(): print(\'{"skip": "no disk"}\', flush=True)'
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", answers], **pipes) as process:
+        machine = Machine(process, {}, tmp_path)
+        for told, outcome in (("", pytest.skip.Exception), ("1", pytest.fail.Exception)):
+            monkeypatch.setenv("SAECODEC_FAULTS", told)
+            with pytest.raises(outcome, match="no disk"):
+                machine.run("info")
+        process.kill()
 
 
 # -- full disks --------------------------------------------------------------------------------------------------------
@@ -110,14 +128,14 @@ temporary_file()
 # -- places that are taken or cannot be written ------------------------------------------------------------------------
 
 
-@commands("out.saec", "x.npy", "x.zarr", "grown.saec", "page.html")
+@commands()
 def test_a_disk_that_is_read_only_is_named(machine: Machine, command: Command) -> None:
     answer = machine.run(command.words, existing=command.existing, room=_LARGE, read_only=True)
     assert_failed(answer, command, command.existing)
     assert all(answer["untouched"].values())
 
 
-@commands("out.saec", "out.saecodec", "x.npy", "x.zarr", "cache", "whole.saec", "joined.saec", "page.html")
+@commands(*(output for output in BY_OUTPUT if output != "grown.saec"))
 def test_what_is_there_is_not_touched_without_force(machine: Machine, command: Command) -> None:
     existing = in_the_way(command)
     answer = machine.run(command.words, existing=existing)
@@ -144,7 +162,7 @@ def test_a_command_that_is_told_to_end_leaves_nothing(
         assert bytes.fromhex(answer["files"][name]) == Path(machine.files[held]).read_bytes()
 
 
-@commands("x.npy", "x.pt", "out.saecodec", "joined.saec")
+@commands("x.npy", "x.pt", "x.parquet", "z.npz", "out.saecodec", "joined.saec", "table.csv", "page.html")
 def test_a_command_that_is_killed_leaves_nothing(machine: Machine, command: Command) -> None:
     existing = in_the_way(command)
     for hold in ("write", "sync"):
@@ -191,17 +209,65 @@ def test_of_two_writers_one_is_refused_and_the_output_is_the_others(machine: Mac
         assert answer["files"] == normal
 
 
-# -- folders, reports, and programs ------------------------------------------------------------------------------------
+@commands("out.saecodec", "x.npy", "joined.saec")
+def test_of_two_writers_with_force_the_last_has_the_name(machine: Machine, command: Command) -> None:
+    existing = in_the_way(command)
+    forced = f"{command.words} --force"
+    answer = machine.run(forced, existing=existing, hold="sync", second=forced)
+    assert (answer["status"], answer["second"]["status"]) == (0, 0), answer
+    assert answer["files"] == machine.normal(command)
 
 
-def test_shards_that_find_no_room_fail_and_the_others_are_there(machine: Machine) -> None:
-    answer = machine.run("encode-dir {shards} coded -c {c.saecodec} --jobs 1 --chunk-rows 20", room=3 * _PAGE)
+# -- folders, and programs ---------------------------------------------------------------------------------------------
+
+
+folders = pytest.mark.parametrize("command", FOLDERS, ids=str)
+
+
+def shards_of(answer: Answer, command: Command) -> list[str]:
+    """The shards under their names, which are whole, and are those that the manifest has."""
+    (folder,), found = command.outputs, answer["files"]
+    lines = map(json.loads, bytes.fromhex(found.get(f"{folder}/manifest.jsonl", "")).splitlines())
+    sizes = {f"{folder}/{line['output']}": line["output_bytes"] for line in lines}
+    shards = [name for name in found if name.endswith((".saec", ".npy")) and "staging" not in name]
+    assert {name: len(found[name]) // 2 for name in shards} == sizes
+    return shards
+
+
+@folders
+def test_shards_that_find_no_room_fail_and_the_others_are_there(machine: Machine, command: Command) -> None:
+    room = (3 if command.outputs[0] == "coded" else 50) * _PAGE  # for one or two
+    answer = machine.run(command.words, room=room)
     assert "Traceback" not in answer["stderr"]
     assert answer["status"] == 1
-    assert "No space left on device" in answer["stderr"]
+    assert "No space left on device" in answer["stderr"] or "has room for" in answer["stderr"]
     assert not any("staging" in name for name in answer["files"])
-    done = {json.loads(line)["output"] for line in bytes.fromhex(answer["files"]["coded/manifest.jsonl"]).splitlines()}
-    assert {name for name in answer["files"] if name.endswith(".saec")} == {f"coded/{name}" for name in done}
+    assert len(shards_of(answer, command)) < 3
+
+
+@pytest.mark.parametrize("killed", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@folders
+def test_of_a_folder_whose_writer_is_told_to_end_the_whole_shards_are_there(
+    machine: Machine, command: Command, killed: signal.Signals
+) -> None:
+    answer = machine.run(command.words, hold="sync", signal=killed)
+    statuses = {signal.SIGINT: 1, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGKILL: -signal.SIGKILL}
+    assert answer["status"] == statuses[killed], answer["stderr"]
+    assert "Traceback" not in answer["stderr"]
+    assert len(shards_of(answer, command)) < 3
+
+
+@folders
+def test_a_folder_on_a_disk_that_is_read_only_is_named(machine: Machine, command: Command) -> None:
+    assert_failed(machine.run(command.words, room=_LARGE, read_only=True), command)
+
+
+@folders
+def test_the_second_writer_of_a_folder_is_refused_at_once(machine: Machine, command: Command) -> None:
+    answer = machine.run(command.words, hold="sync", second=command.words)
+    assert (answer["status"], answer["second"]["status"]) == (0, 1), answer
+    assert "is being written by another process" in answer["second"]["stderr"]
+    assert len(shards_of(answer, command)) == 3
 
 
 STORE = """

@@ -194,7 +194,10 @@ def _arrange(faults: dict[str, Any], told: Path) -> None:
                 if not hasattr(_arrange, "done"):
                     _arrange.done = True  # type: ignore[attr-defined]
                     held.touch()
+                    until = time.monotonic() + _PATIENCE
                     while held.exists():
+                        if time.monotonic() > until:  # the zygote is gone
+                            os._exit(70)
                         time.sleep(0.002)
                 return result
 
