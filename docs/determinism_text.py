@@ -26,6 +26,7 @@ def page(found: dict[str, Any]) -> str:
         "many_rows": f"{found['many_rows']:,}",
         "activations": _activations(runs),
         "levels_seen": _levels_seen(runs),
+        "kernels": _kernels(runs),
         "environments": _environments(runs),
         "integers": _integers(runs),
         "moved": _moved(runs),
@@ -90,6 +91,17 @@ def _activations(runs: dict[str, Any]) -> str:
 def _levels_seen(runs: dict[str, Any]) -> str:
     seen = [facts["nonzeros"] for facts in _reference(runs)["activations"].values()]
     return ", ".join(f"{count:,}" for count in seen)
+
+
+def _kernels(runs: dict[str, Any]) -> str:
+    """What moved by default where activations have other bits."""
+    parts = []
+    for name, run in runs.items():
+        facts = [] if name == "deterministic" else list(run.get("activations", {}).values())
+        if any(of["values_differ"] for of in facts):
+            moved, levels = (sum(of[key] for of in facts) for key in ("moved", "nonzeros"))
+            parts.append(f"{moved} of {levels:,}, {1e6 * moved / levels:.1f} of a million ({name})")
+    return "; ".join(parts) or "nothing, there is no such run"
 
 
 def _moved(runs: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ T rows, d values of a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Final
@@ -38,8 +39,8 @@ def factor(w: NDArray[np.floating]) -> Floats:
 def product(x: Floats, w: Floats) -> Floats:
     """x @ w of rows float64 (T, d) and a `factor` (d, F): float64 (T, F). A row's result depends on no other row.
 
-    Two exact products, and one rounding of their sum. Of a row's largest value 2 x (29 - log2 d) bits count at least: as
-    precise as float32 where d is at most 2^17, and less where it is more.
+    Two exact products, and one rounding of their sum. Of a row's largest value 2 x (29 - log2 d) bits count at least:
+    as precise as float32 where d is at most 2^17, less where it is more.
     """
     import torch  # whose number of threads is what callers steer; the decoders' processes do without it
 
@@ -150,11 +151,11 @@ def _decimal(value: float | np.floating) -> Decimal:
     return Decimal(float(value))
 
 
-def _to_odd(x: Decimal) -> np.float64:
-    """A neighbour of x whose last bit is 1, or x itself: no tie of float32s, so it rounds to the float32 that x does."""
-    near = np.float64(float(x))
-    if _decimal(near) != x and not near.view(np.int64) & 1:
-        near = np.nextafter(near, np.copysign(np.inf, 1 if x > _decimal(near) else -1))
+def _to_odd(x: Decimal) -> float:
+    """x, or of the float64 beside it the one whose last bit is 1: no tie, so it rounds to the float32 that x does."""
+    near = float(x)
+    if Decimal(near) != x and not np.float64(near).view(np.int64) & 1:
+        near = math.nextafter(near, math.inf if x > Decimal(near) else -math.inf)
     return near
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def deterministic(sae: SAE) -> SAE:
     """The same SAE, whose feature activations are the same bits on every machine; it takes several times as long.
 
-    So are its reconstructions, whether of `features` by `rows` or of `encode` by `decode`. InputError when it is not on the CPU; UnsupportedError names what has no such arithmetic;
-    MissingPieceError when only the decoder is at hand.
+    So are its reconstructions, whether of `features` by `rows` or of `encode` by `decode`. InputError when it is not on
+    the CPU; UnsupportedError names what has no such arithmetic; MissingPieceError when only the decoder is at hand.
     """
     encoder, name = sae.encoder, sae.name
     if encoder is None:
@@ -64,8 +64,10 @@ def deterministic_pieces(sae: SAE | None, codec: Codec | None) -> tuple[SAE | No
 
 @dataclass(frozen=True, eq=False)
 class ExactEncoder(Encoder):
-    """An `Encoder` whose u W_enc is a `product`, to which b_enc is added in float64 and the sum rounded to float32; in half
-    precision, the product is rounded first, as that of an `Encoder` is."""
+    """An `Encoder` whose u W_enc is an `exact.product`, to which b_enc is added in float64 before rounding to float32.
+
+    In half precision the product is rounded before that, too, as that of an `Encoder` is.
+    """
 
     deterministic: ClassVar[bool] = True
 

@@ -100,16 +100,27 @@ def test_a_weighted_sum_of_a_row_does_not_depend_on_other_rows() -> None:
         np.testing.assert_allclose(found[i], values[start:stop] @ w[columns[start:stop]], 1e-6)
 
 
+NEAR_TIES = {
+    "exp": [0.24169892072677612, 0.8584334850311279, 1.2643588781356812, 1.8003417253494263, 2.8252055644989014],
+    "tanh": [0.4648849368095398, 0.481810986995697, 0.6277846693992615, 1.1873711347579956, 3.31144118309021],
+}
+"""Whose float64 is within 2^-47 of a tie of two float32s."""
+
+
 @pytest.mark.parametrize("name", ["exp", "tanh"])
 def test_another_librarys_function_gives_the_same_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, right = np.random.default_rng(0), getattr(np, name)
-    x = np.concatenate([rng.normal(0, 5, 1 << 19), [0, 1e-30, 1e-45, 88.8, 1e30, -1e30, -104]]).astype(np.float32)
+    x = np.concatenate([rng.normal(0, 5, 1 << 19), [0, 1e-30, 1e-45, 88.8, 1e30, -1e30, -104], NEAR_TIES[name]])
+    x = x.astype(np.float32)
     found = getattr(exact, name)(x)
     with np.errstate(over="ignore"):
         assert np.mean(found != right(x.astype(np.float64)).astype(np.float32)) < 1e-5
     for sign in (-1, 1):
         monkeypatch.setattr(np, name, lambda y, sign=sign: right(y) * (1 + sign * 2.0**-46))
         np.testing.assert_array_equal(getattr(exact, name)(x), found)
+    near = np.array(NEAR_TIES[name])
+    low, high = ((right(near) * (1 + sign * 2.0**-46)).astype(np.float32) for sign in (-1, 1))
+    assert (low != high).all()
 
 
 @given(st.floats(0, 1.5 * 2.0**127, width=32), st.integers(2, 40), st.sampled_from([-1, 0, 1]))
@@ -124,8 +135,8 @@ def test_a_decimal_is_rounded_once(x: float, place: int, side: int) -> None:
 
 
 def test_what_is_beyond_float32_is_infinite_without_a_warning() -> None:
-    tie = 2.0**128 - 2.0**103
-    for decimal, wanted in ((Decimal(tie), np.inf), (LONG.subtract(Decimal(tie), Decimal(1)), np.finfo(np.float32).max)):
+    tie, largest = 2.0**128 - 2.0**103, np.finfo(np.float32).max
+    for decimal, wanted in ((Decimal(tie), np.inf), (LONG.subtract(Decimal(tie), Decimal(1)), largest)):
         assert exact.nearest(np.array([tie]), lambda i, of=decimal: of)[0] == wanted
 
 

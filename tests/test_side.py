@@ -353,3 +353,8 @@ def test_decimals_decide_once_for_rows_of_the_same_scale(monkeypatch: pytest.Mon
     side = SideQuantizer("row_norm", 1, 1 + 2.0**-24).side({SCALE: np.ones(1000, np.int64)})
     assert len(asked) == 1
     assert (side.scale == 1).all()
+    asked.clear()
+    monkeypatch.setattr(exact, "log2", lambda *of: asked.append(of) or Decimal(3))
+    columns = SideQuantizer("row_norm", 1, 2.0**0.5).columns(Side(np.ones(1000, np.float32)))
+    assert len(asked) == 1
+    assert (columns[SCALE] == 4).all()
