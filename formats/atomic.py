@@ -238,4 +238,5 @@ def taken(path: str | os.PathLike[str]) -> OutputError:
 
 def write_failed(path: str | os.PathLike[str], error: OSError) -> OutputError:
     """What to raise when an output cannot be written."""
-    return OutputError(f"{path}: cannot be written ({error.strerror or error}); nothing was left under that name")
+    there = "what is there is as it was" if os.path.lexists(path) else "nothing was left under that name"
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); {there}")

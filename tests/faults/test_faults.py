@@ -81,6 +81,7 @@ def test_what_was_to_be_replaced_is_there_when_the_disk_is_full(machine: Machine
     existing = in_the_way(command)
     answer = machine.run(f"{command.words} --force", existing=existing, room=_PAGE)
     assert_failed(answer, command, existing)
+    assert "nothing was left" not in answer["stderr"]
     assert all(answer["untouched"].values())
 
 
