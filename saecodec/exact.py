@@ -40,7 +40,7 @@ def product(x: Floats, w: Floats) -> Floats:
     """x @ w of rows float64 (T, d) and a `factor` (d, F): float64 (T, F). A row's result depends on no other row.
 
     Two exact products, and one rounding of their sum. Of a row's largest value 2 x (29 - log2 d) bits count at least:
-    as precise as float32 where d is at most 2^17, less where it is more.
+    about as precise as float32 where d is at most 2^17, less where it is more.
     """
     import torch  # whose number of threads is what callers steer; the decoders' processes do without it
 
