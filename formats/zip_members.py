@@ -8,14 +8,14 @@ from typing import Final
 
 from saecodec.limits import check_expansion
 
-DEFLATE_MOST: Final = 1032
+_DEFLATE_MOST: Final = 1032
 """Times as many bytes as deflate packs them into, at most."""
 
 
 def check_members(archive: zipfile.ZipFile, path: str) -> None:
     """LimitError when the members of an archive are larger than its bytes account for."""
     size = os.path.getsize(path)
-    check_expansion(sum(_unpacked(info, size) for info in archive.infolist()), size, path)
+    check_expansion(sum(unpacked(info, size) for info in archive.infolist()), size, path)
 
 
 def check_zip(path: str | os.PathLike[str]) -> None:
@@ -27,7 +27,7 @@ def check_zip(path: str | os.PathLike[str]) -> None:
         return
 
 
-def _unpacked(info: zipfile.ZipInfo, size: int) -> int:
+def unpacked(info: zipfile.ZipInfo, size: int) -> int:
     """Bytes that a member of an archive can have; one that says it has more is damaged, which its reader finds out."""
     packed = min(info.compress_size, size)
-    return min(info.file_size, packed if info.compress_type == zipfile.ZIP_STORED else DEFLATE_MOST * (packed + 1))
+    return min(info.file_size, packed if info.compress_type == zipfile.ZIP_STORED else _DEFLATE_MOST * (packed + 1))
