@@ -110,9 +110,9 @@ def _tell_damage(file: SaecFile, found: Survey, as_json: bool) -> None:
     """List all that is damaged."""
     from saecodec.cli.render import count
 
-    chunks = [(i, lost.start, lost.stop, lost.reason(file.path)) for i, lost in sorted(found.chunks.items())]
+    chunks = [(i, *lost.told(file.path)) for i, lost in sorted(found.chunks.items())]
     elsewhere = [(damage.start, damage.stop, damage.reason, damage.cost) for damage in found.elsewhere]
-    lost = [(part.start, part.stop, part.reason(file.path)) for part in found.lost]
+    lost = [part.told(file.path) for part in found.lost]
     n_lost = sum(stop - start for start, stop, _ in lost)
     if as_json:
         report = {"file": file.path, "ok": False, "chunks": len(file.index.rows), "rows": file.n_rows}

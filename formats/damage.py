@@ -41,6 +41,10 @@ class Lost:
         more = f"; and {self.chunks - 1} more behind it" if self.chunks > 1 else ""
         return str(self.error).removeprefix(f"{path}, ") + more
 
+    def told(self, path: str) -> tuple[int, int, str]:
+        """Start, stop and reason."""
+        return self.start, self.stop, self.reason(path)
+
 
 def add_range(ranges: list[Lost], lost: Lost) -> None:
     """Add rows that lie behind those of `ranges`, in which those that touch are one."""
@@ -85,7 +89,7 @@ class Losses:
 
     def listed(self, path: str) -> list[tuple[int, int, str]]:
         """Start, stop and reason of each range of file `path`."""
-        return [(lost.start, lost.stop, lost.reason(path)) for lost in self.ranges]
+        return [lost.told(path) for lost in self.ranges]
 
 
 def intact(parts: Iterable[Salvaged | Lost]) -> Iterator[Salvaged]:

@@ -22,7 +22,7 @@ from saecodec.formats.array_source import float_dtype
 from saecodec.formats.array_streams import fill, opened_member
 from saecodec.formats.latent_source import LatentSource, StoredBytes, check_chunk, with_latents
 from saecodec.formats.numpy_arrays import NpyHeader, npz_header
-from saecodec.formats.zip_members import DEFLATE_MOST
+from saecodec.formats.zip_members import unpacked
 from saecodec.latent_rows import LatentRows
 from saecodec.stored_floats import STORED
 
@@ -114,11 +114,10 @@ def _small_member(archive: zipfile.ZipFile, path: str, name: str) -> npt.NDArray
 def _check_size(path: str, info: zipfile.ZipInfo, header: NpyHeader) -> None:
     """InputError unless a member can have the values that its header announces: memory is taken on its word."""
     needed = header.end + math.prod(header.shape) * header.stored.itemsize
-    packed = min(info.compress_size, os.path.getsize(path))
-    if info.file_size != needed or needed > DEFLATE_MOST * (packed + 1):
+    if info.file_size != needed or unpacked(info, os.path.getsize(path)) < needed:
         raise InputError(
             f"{path}: its member {info.filename} is {header}, which needs {needed} bytes, but it has {info.file_size} "
-            f"({packed} packed): the file is truncated or corrupt"
+            f"({info.compress_size} packed): the file is truncated or corrupt"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from saecodec.errors import InputError
 from saecodec.limits import check_expansion
 
-DEFLATE_MOST: Final = 1032
+_DEFLATE_MOST: Final = 1032
 """Times as many bytes as deflate packs them into, at most."""
 
 
@@ -24,7 +24,7 @@ def check_members(archive: zipfile.ZipFile, path: str) -> None:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InputError(f"{path}: {info.filename!r} is unusually compressed; save it again, stored or deflated")
     size = os.path.getsize(path)
-    check_expansion(sum(_unpacked(info, size) for info in archive.infolist()), size, path)
+    check_expansion(sum(unpacked(info, size) for info in archive.infolist()), size, path)
 
 
 def check_zip(path: str | os.PathLike[str]) -> None:
@@ -44,7 +44,7 @@ def check_zip(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{name}: a zip archive that cannot be read ({error}): truncated or corrupt") from error
 
 
-def _unpacked(info: zipfile.ZipInfo, size: int) -> int:
+def unpacked(info: zipfile.ZipInfo, size: int) -> int:
     """Bytes that a member of an archive can have; one that says it has more is damaged, which its reader finds out."""
     packed = min(info.compress_size, size)
-    return min(info.file_size, packed if info.compress_type == zipfile.ZIP_STORED else DEFLATE_MOST * (packed + 1))
+    return min(info.file_size, packed if info.compress_type == zipfile.ZIP_STORED else _DEFLATE_MOST * (packed + 1))

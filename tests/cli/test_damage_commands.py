@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click import Context
 from click.testing import CliRunner
 from command_line import run
 
 from saecodec.cli.app import app
+from saecodec.formats.damage import ON_ERROR, Losses
 from saecodec.formats.saec import open_saec
 
 BUNDLED = Path(str(files("saecodec") / "bundled"))
@@ -41,6 +43,12 @@ def run_with_losses(*arguments):
 
 LOST = [[30, 90], [150, 180]]
 KEPT = np.r_[0:30, 90:150, 180:200]
+
+
+def test_commands_take_what_the_library_knows():
+    for name in ("decode", "export", "decode-dir"):
+        (option,) = [each for each in app.get_command(Context(app), name).params if each.name == "on_error"]
+        assert (tuple(option.type.choices), option.default) == (ON_ERROR, Losses().on_error)
 
 
 def test_nothing_is_written_unless_it_is_said_how(folder, tmp_path):
