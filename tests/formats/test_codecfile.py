@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import saecodec
 from saecodec.codec import Codec
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, OutputError, UnsupportedError
-from saecodec.formats.codecfile import MAGIC, load_codec, read_codec_file, save_codec
+from saecodec.formats.codecfile import MAGIC, codec_facts, load_codec, read_codec_file, save_codec
 from saecodec.formats.frame_file import MAGIC as SAEC_MAGIC
 from saecodec.frames import frame, pack_record
 from saecodec.sae import SAE
@@ -238,3 +239,14 @@ def test_a_field_that_is_not_possible_is_refused(with_head: Callable[..., Path],
 def test_a_file_that_announces_weights_it_does_not_hold_is_refused(with_head: Callable[..., Path]) -> None:
     with pytest.raises(FormatError, match="says that it embeds 'sae'"):
         load_codec(with_head(embed="sae"))
+
+
+def test_what_a_codec_says_is_not_taken_for_what_is_measured(with_head: Callable[..., Path]) -> None:
+    said = {"residual_bytes": 9, "table_bytes": 9, "embeds_sae": True, "codec_id": "x", "rows": [float("nan")]}
+    facts = codec_facts(with_head(info={**said, "nmse": {"base": float("-inf")}, "sae": "kept"}))
+    assert "residual_bytes" not in facts
+    assert (facts["embeds_sae"], facts["sae"]) == (False, "kept")
+    assert facts["table_bytes"] > 9
+    assert len(facts["codec_id"]) == 64
+    assert json.loads(json.dumps(facts, allow_nan=False))["nmse"] == {"base": "-inf"}
+    assert facts["rows"] == ["nan"]
