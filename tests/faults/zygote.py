@@ -194,7 +194,8 @@ def _arrange(faults: dict[str, Any], told: Path) -> None:
                 if not hasattr(_arrange, "done"):
                     _arrange.done = True  # type: ignore[attr-defined]
                     held.touch()
-                    while held.exists():
+                    until = time.monotonic() + _PATIENCE
+                    while held.exists() and time.monotonic() < until:
                         time.sleep(0.002)
                 return result
 
