@@ -46,7 +46,8 @@ def append_rows(
         store.close(keep=False)
     except BaseException as error:
         store.discard()
-        if isinstance(error, OutputError) and isinstance(error.__cause__, OSError):
+        own = str(error).startswith(f"{output}: ")  # and not a temporary file
+        if own and isinstance(error, OutputError) and isinstance(error.__cause__, OSError):
             raise OutputError(
                 f"{output}: cannot be written ({error.__cause__.strerror}); it is as it was: make room, then append"
             ) from error

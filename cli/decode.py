@@ -142,6 +142,8 @@ def decode_rows(
     as_json: bool,
 ) -> None:
     """Write the rows of a file."""
+    import math
+
     from saecodec.cli.losses import tell_written
     from saecodec.cli.options import load_pieces, row_range
     from saecodec.cli.progress import progress_bar
@@ -155,7 +157,7 @@ def decode_rows(
         check_array_output(output, dtype or probe.dtype, force=force)
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
-    losses = Losses(on_error)
+    losses = Losses(on_error, advice="--on-error skip (or nan) writes the other rows")
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
         shape = decode_file(
             file,
@@ -168,4 +170,5 @@ def decode_rows(
             jobs=jobs,
             losses=losses,
         )
-    tell_written(input, output, dtype or file.dtype, shape, losses, what="array", as_json=as_json)
+    n_rows = math.prod(shape[: len(shape) - len(file.row_shape)])
+    tell_written(input, output, dtype or file.dtype, shape, n_rows, losses, what="array", as_json=as_json)

@@ -93,6 +93,8 @@ def decode_stored(
     as_json: bool,
 ) -> None:
     """Write the feature activations of a file."""
+    import math
+
     from saecodec.cli.losses import tell_written
     from saecodec.cli.options import load_pieces, row_range
     from saecodec.cli.progress import progress_bar
@@ -105,12 +107,13 @@ def decode_stored(
         wanted = check_latent_output(output, probe, dtype, force=force)
         chosen = row_range(rows, probe.n_rows)
     model, fitted = load_pieces(sae, codec, device)
-    losses = Losses(on_error)
+    losses = Losses(on_error, advice="--on-error skip writes the other rows, as an .npz or .pt")
     with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
         shape = decode_latents(
             file, output, rows=chosen, dtype=dtype, force=force, progress=progress, jobs=jobs, losses=losses
         )
-    tell_written(input, output, wanted, shape, losses, what="feature activations", as_json=as_json)
+    rows_written = math.prod(shape[:-1])
+    tell_written(input, output, wanted, shape, rows_written, losses, what="feature activations", as_json=as_json)
 
 
 def measure_stored(

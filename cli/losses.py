@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
+
+from saecodec.cli.terminal import printable
 
 if TYPE_CHECKING:
     from saecodec.formats.damage import Losses
@@ -26,11 +27,12 @@ on_error_option = click.option(
 
 
 def tell_written(
-    input: str, output: str, dtype: str, shape: tuple[int, ...], losses: Losses, *, what: str, as_json: bool
+    input: str, output: str, dtype: str, shape: tuple[int, ...], rows: int, losses: Losses, *, what: str, as_json: bool
 ) -> None:
-    """Say what was written, `what` it is, and which rows of the input are lost; exit status 3 when any are."""
+    """Say what was written, `what` it is, and which rows of the input are lost; exit status 3 when any are. rows: that
+    were written, each of which may have several dimensions."""
     if as_json:
-        facts = {"file": output, "shape": shape, "dtype": dtype, "rows": math.prod(shape[:-1])}
+        facts = {"file": output, "shape": shape, "dtype": dtype, "rows": rows}
         click.echo(json.dumps(facts | {"lost_rows": losses.n_rows, "lost": losses.listed(input)}))
     else:
         click.echo(f"{output}: {dtype} {what} of shape {shape}")
@@ -42,4 +44,4 @@ def tell_written(
 def tell_lost(input: str, lost: Sequence[tuple[int, int, str]]) -> None:
     """List ranges of rows of a file that are lost, and why, on stderr."""
     for start, stop, reason in lost:
-        click.echo(f"lost: {input}: rows {start}:{stop}: {reason}", err=True)
+        click.echo(printable(f"lost: {input}: rows {start}:{stop}: {reason}"), err=True)

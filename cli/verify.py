@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from saecodec.cli.options import codec_option, device_option, jobs_option, json_option, key_option, sae_option
+from saecodec.cli.terminal import printable
 
 if TYPE_CHECKING:
     from saecodec.formats.array_source import ArraySource
@@ -50,7 +53,7 @@ def verify(
     from saecodec.cli.options import load_pieces
     from saecodec.cli.progress import progress_bar
     from saecodec.cli.render import count, number
-    from saecodec.errors import FormatError
+    from saecodec.errors import FormatError, LimitError, SaecodecError, UnsupportedError
     from saecodec.formats.arrays import open_array
     from saecodec.formats.decoding import verify_file
     from saecodec.formats.latent_source import open_latents
@@ -60,26 +63,24 @@ def verify(
 
     if checksums and (against or sae or codec):
         raise click.UsageError("--checksums decodes nothing: leave out --against, -s and -c")
-    try:
-        with open_saec(input) as probe:
-            latents = probe.holds_latents
-    except FormatError as error:
-        if as_json:
-            click.echo(json.dumps({"file": input, "ok": False, "error": str(error)}))
-            click.get_current_context().exit(1)
-        raise
+    with _told_as_json(input, as_json, SaecodecError), open_saec(input) as probe:
+        latents = probe.holds_latents
     source: ArraySource | LatentSource | None = None
     if against:
         source = open_latents(against, probe.header.width, key) if latents else open_array(against, key)
     model, fitted = (None, None) if checksums else load_pieces(sae, codec, device)
-    with open_saec(input, sae=model, codec=fitted, device=device) as file, progress_bar() as progress:
-        decode, damage = not checksums, None
+    with (
+        _told_as_json(input, as_json, FormatError, LimitError, UnsupportedError),
+        open_saec(input, sae=model, codec=fitted, device=device) as file,
+        progress_bar() as progress,
+    ):
+        decode, damage, met = not checksums, None, None
         try:
             result = verify_file(file, against=source, decode=decode, progress=progress, jobs=jobs)
-        except FormatError as error:
-            damage = survey(file, error, decode=decode, progress=progress, jobs=jobs)
+        except (FormatError, UnsupportedError) as error:
+            met, damage = error, survey(file, error, decode=decode, progress=progress, jobs=jobs)
     if damage is not None:
-        _tell_damage(file, damage, as_json)
+        _tell_damage(file, damage, as_json, later=isinstance(met, UnsupportedError))
         click.get_current_context().exit(1)
     report = {"file": input, "ok": True, "frames": result.frames, "chunks": result.chunks, "rows": result.rows}
     report["decoded"] = "nothing" if checksums else result.decoded
@@ -106,8 +107,20 @@ def verify(
         click.echo(f"  against {against}: NMSE {number(found.nmse, 4)}, {how}, largest error {found.max_error:.4g}")
 
 
-def _tell_damage(file: SaecFile, found: Survey, as_json: bool) -> None:
-    """List all that is damaged."""
+@contextmanager
+def _told_as_json(input: str, as_json: bool, *errors: type[Exception]) -> Iterator[None]:
+    """Tell errors about the file as the report of one that cannot be read, where that is to be JSON."""
+    try:
+        yield
+    except errors as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps({"file": input, "ok": False, "error": str(error)}))
+        click.get_current_context().exit(1)
+
+
+def _tell_damage(file: SaecFile, found: Survey, as_json: bool, *, later: bool) -> None:
+    """List all that is damaged. later: a later version may have written the file."""
     from saecodec.cli.render import count
 
     chunks = [(i, *lost.told(file.path)) for i, lost in sorted(found.chunks.items())]
@@ -120,16 +133,18 @@ def _tell_damage(file: SaecFile, found: Survey, as_json: bool) -> None:
         click.echo(json.dumps(report | {"damaged_chunks": chunks, "elsewhere": elsewhere}))
         return
     for _, start, stop, reason in chunks:
-        click.echo(f"rows {start}:{stop} are lost: {reason}")
+        click.echo(printable(f"rows {start}:{stop} are lost: {reason}"))
     for start, stop, reason, cost in elsewhere:
-        click.echo(f"bytes {start}:{stop}: {reason}; costs {cost}")
+        click.echo(printable(f"bytes {start}:{stop}: {reason}; costs {cost}"))
+    name = printable(file.path)
+    verdict = "is not whole to this version" if later and not chunks else "is damaged"
     if chunks:
         click.echo(
-            f"the other rows: saecodec decode {file.path} --on-error nan (or skip); a file of the whole chunks: "
-            f"saecodec recover {file.path} -o OUT.saec"
+            f"the other rows: saecodec decode {name} --on-error nan (or skip); a file of the whole chunks: "
+            f"saecodec recover {name} -o OUT.saec"
         )
     click.echo(
-        f"Error: {file.path}: is damaged: {len(chunks)} of {count(len(file.index.rows), 'chunk')}, "
+        f"Error: {name}: {verdict}: {len(chunks)} of {count(len(file.index.rows), 'chunk')}, "
         f"{n_lost:,} of {count(file.n_rows, 'row')} lost",
         err=True,
     )

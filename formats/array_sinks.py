@@ -108,8 +108,7 @@ def create_array(
         raise OutputError(f"{name}: has shape {shape}; expected rows of at least one value, (..., width)")
     if key == "__metadata__" and extension == ".safetensors":
         raise OutputError(f"{name}: the key {key!r} is reserved in .safetensors; choose another key")
-    if extension in _UNPACKED:
-        _check_room(name, math.prod(shape) * ITEM_BYTES[dtype])
+    check_room(path, shape, dtype)
     if extension == _FOLDER:
         output: AbstractContextManager[Any] = atomic_folder(path, force=force, mine=is_zarr_part)
     else:
@@ -120,13 +119,17 @@ def create_array(
         sink.finish()
 
 
-def _check_room(name: str, n_bytes: int) -> None:
-    """OutputError when the disk has no room: a few bytes may stand for terabytes of rows."""
-    folder = os.path.dirname(os.path.realpath(name))
+def check_room(path: str | os.PathLike[str], shape: tuple[int, ...], dtype: str) -> None:
+    """OutputError when the disk has no room for an array file of a format whose size is known: a few bytes may stand
+    for terabytes of rows. Costs nothing."""
+    if resolve_output_format(path, dtype) not in _UNPACKED:
+        return
+    folder, n_bytes = os.path.dirname(os.path.realpath(path)), math.prod(shape) * ITEM_BYTES[dtype]
     free = shutil.disk_usage(folder).free if os.path.isdir(folder) else n_bytes
     if n_bytes > free:
         raise OutputError(
-            f"{name}: cannot be written (No space left on device: it takes {n_bytes:,} bytes, {free:,} are free)"
+            f"{os.fspath(path)}: cannot be written (No space left on device: it takes {n_bytes:,} bytes, {free:,} are "
+            "free)"
         )
 
 

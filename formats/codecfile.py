@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -25,6 +26,8 @@ MAGIC: Final = b"\x89SAEM\r\n\x1a"
 WEIGHTS: Final = "SAEW"
 EMBED: Final = ("none", "sae")
 ROWS_EXTENSION: Final = ".saec"
+_MEASURED: Final = ("embeds_sae", "table_bytes", "residual_bytes")
+"""Facts that are never taken from what a codec file says."""
 
 
 def save_codec(codec: Codec, path: str | os.PathLike[str], *, embed_sae: bool = False, force: bool = False) -> None:
@@ -107,8 +110,9 @@ def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
             check_version(record, name)
             for key, kind in (("codec_id", bytes), ("decoder_id", bytes), ("prior", str), ("step", float)):
                 value = field(record, key, kind, name)
-                facts[key] = value.hex() if isinstance(value, bytes) else value
-            facts = _plain(field(record, "info", dict, name), name) | facts
+                facts[key] = value.hex() if isinstance(value, bytes) else _finite(value)
+            info = _plain(field(record, "info", dict, name), name)
+            facts = {key: value for key, value in info.items() if key not in _MEASURED} | facts
     if not facts:
         raise FormatError(f"{name}: a codec file without a CHED frame")
     layer = {"residual_bytes": sizes["RTAB"]} if "RTAB" in sizes else {}
@@ -121,7 +125,16 @@ def _plain(info: dict[str, Any], name: str) -> dict[str, Any]:
         json.dumps(info)
     except TypeError as error:
         raise FormatError(f"{name}: header field 'info' holds what is no text or number ({error})") from error
-    return info
+    return {key: _finite(value) for key, value in info.items()}
+
+
+def _finite(value: Any) -> Any:
+    """A value with text for NaN and infinity, which JSON has not."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 @contextmanager

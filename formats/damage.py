@@ -58,13 +58,14 @@ def add_range(ranges: list[Lost], lost: Lost) -> None:
 class Losses:
     """What is to be done about rows that are lost, and the record of them.
 
-    on_error: "raise" their error, "skip" them, or put "nan" in their place.
+    on_error: "raise" their error, "skip" them, or put "nan" in their place. advice: how to get the other rows, which
+    the error that is raised ends with.
     """
 
-    def __init__(self, on_error: str = "raise") -> None:
+    def __init__(self, on_error: str = "raise", *, advice: str = "") -> None:
         if on_error not in ON_ERROR:
             raise InputError(f"on_error is {on_error!r}, expected one of {', '.join(ON_ERROR)}")
-        self.on_error = on_error
+        self.on_error, self._advice = on_error, f"; {advice}" if advice else ""
         self.ranges: list[Lost] = []
         """In order; those that touch are one."""
 
@@ -77,7 +78,7 @@ class Losses:
                 yield part
                 continue
             if self.on_error == "raise":
-                raise FormatError(f"{part.error}; --on-error skip (or nan) writes the other rows") from part.error
+                raise FormatError(f"{part.error}{self._advice}") from part.error
             add_range(self.ranges, part)
             if self.on_error == "nan" and stand_in is not None:
                 yield from stand_in(part.n_rows)

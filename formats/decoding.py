@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from saecodec.distortion import Distortion
 from saecodec.errors import InputError
-from saecodec.formats.array_sinks import create_array
+from saecodec.formats.array_sinks import check_array_output, check_room, create_array
 from saecodec.formats.array_source import ArraySource, rows_for
 from saecodec.formats.damage import Losses, Lost
 from saecodec.formats.latent_source import LatentSource
@@ -55,11 +55,14 @@ def decode_file(
     def batches() -> Iterator[NDArray[np.float32] | Lost]:
         return file.salvaged_batches(start, stop, base_only=base_only, jobs=jobs)
 
+    wanted = dtype or file.dtype
     if losses.on_error == "skip":
+        check_array_output(path, wanted, force=force)
+        check_room(path, (n_rows, *file.row_shape), wanted)
         n_rows -= sum(part.n_rows for part in batches() if isinstance(part, Lost))
     shape = file.shape if rows is None and n_rows == file.n_rows else (n_rows, *file.row_shape)
     done = 0
-    with create_array(path, shape, dtype or file.dtype, force=force) as sink:
+    with create_array(path, shape, wanted, force=force) as sink:
         for batch in losses.kept(batches(), lambda n: _nan(n, file.header.width)):
             sink.write(batch.reshape(-1, shape[-1]))
             done += len(batch)

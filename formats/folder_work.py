@@ -193,12 +193,13 @@ class DecodeFolder(Task):
             open_saec(path, sae=sae, codec=codec, device=self.device) as file,
         ):
             file.check_rows()
-            losses = Losses(self.on_error)
+            losses = Losses(self.on_error, advice="--on-error skip (on_error='skip') or nan writes the other rows")
             decode_file(file, staged, dtype=self.dtype, force=True, losses=losses)
             if losses.ranges:
                 line["lost"] = losses.listed(file.path)
             line |= {"codec_id": file.header.codec_id, "decoder_id": file.header.decoder_id}
-            line |= {"rows": file.n_rows, "width": file.shape[-1], "dtype": self.dtype or file.dtype}
+            rows = file.n_rows - (losses.n_rows if self.on_error == "skip" else 0)
+            line |= {"rows": rows, "width": file.header.width, "dtype": self.dtype or file.dtype}
         return line
 
 

@@ -21,6 +21,7 @@ from saecodec.progress import Progress, no_progress
 _CODEC: Final = "every row, unless the codec is given (-c CODEC)"
 _COSTS: Final = {"TABL": _CODEC, "SIDE": _CODEC, "RTAB": _CODEC, "SAEW": "every row, unless the SAE is given (-s SAE)"}
 _NO_ROWS: Final = "no rows"
+_CERTAINTY: Final = "the certainty that rows are those that were encoded"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ class Survey:
 
 
 def survey(
-    file: SaecFile, met: FormatError, *, decode: bool = True, progress: Progress = no_progress, jobs: int | None = 1
+    file: SaecFile,
+    met: FormatError | UnsupportedError,
+    *,
+    decode: bool = True,
+    progress: Progress = no_progress,
+    jobs: int | None = 1,
 ) -> Survey:
     """Look at every chunk and every frame of a file in which `verify_file` met an error.
 
@@ -69,7 +75,7 @@ def survey(
         progress("verify", done, file.n_rows)
     elsewhere = list(_between_chunks(file))
     if not chunks and not elsewhere:  # every frame is whole, but not where it may stand
-        elsewhere = [Damage(0, file.size, _told(file, met), "the certainty that rows are those that were encoded")]
+        elsewhere = [Damage(0, file.size, _told(file, met), _CERTAINTY)]
     return Survey(decoded, chunks, elsewhere)
 
 
@@ -145,7 +151,9 @@ def _frame(file: SaecFile, at: int, stop: int, *, behind_chunk: bool) -> tuple[D
     """What is wrong with the frame at an offset, and where the next one begins, `stop` at most."""
     try:
         head = file.head(at)
-    except (FormatError, UnsupportedError) as error:
+    except UnsupportedError as error:  # the frame may change what rows mean
+        return Damage(at, stop, _told(file, error), _CERTAINTY), stop
+    except FormatError as error:
         return Damage(at, stop, _told(file, error), _NO_ROWS), stop
     end = at + HEAD_BYTES + head.length
     if end > stop:

@@ -11,8 +11,12 @@ from click.testing import CliRunner
 from command_line import run
 
 from saecodec.cli.app import app
+from saecodec.codec import Codec
+from saecodec.formats.create import create
 from saecodec.formats.damage import ON_ERROR, Losses
 from saecodec.formats.saec import open_saec
+from saecodec.frames import frame
+from saecodec.limits import limited
 
 BUNDLED = Path(str(files("saecodec") / "bundled"))
 SAE = str(BUNDLED / "minilm_l3_sae")
@@ -26,12 +30,17 @@ def folder(tmp_path_factory):
     np.save(folder / "x.npy", np.load(BUNDLED / "minilm_l3_rows.npy")[:200].reshape(2, 100, 384))
     run("encode", folder / "x.npy", "-s", SAE, "-o", folder / "a.saec", "--chunk-rows", "30")
     run("decode", folder / "a.saec", "-s", SAE, "-o", folder / "a.npy")
-    data = bytearray((folder / "a.saec").read_bytes())
-    with open_saec(folder / "a.saec") as file:
+    break_chunks(folder / "a.saec", folder / "damaged.saec")
+    return folder
+
+
+def break_chunks(path, damaged):
+    """Write a file with damage in chunks 1, 2 and 5."""
+    data = bytearray(path.read_bytes())
+    with open_saec(path) as file:
         for i in (1, 2, 5):
             data[int(file.index.offsets[i]) + 30] ^= 1
-    (folder / "damaged.saec").write_bytes(data)
-    return folder
+    damaged.write_bytes(data)
 
 
 def run_with_losses(*arguments):
@@ -117,3 +126,63 @@ def test_verify_of_a_file_that_cannot_be_opened_says_so_as_json(folder, tmp_path
     assert told["ok"] is False
     assert "saecodec recover" in told["error"]
     assert "saecodec recover" in run("verify", tmp_path / "torn.saec", ok=False).output
+
+
+def test_verify_tells_as_json_whatever_keeps_the_file_from_being_opened(folder, tmp_path):
+    told = json.loads(run("verify", tmp_path / "missing.saec", "--json", ok=False).stdout)
+    assert (told["ok"], "cannot be opened" in told["error"]) == (False, True)
+    with limited(width=8):
+        told = json.loads(run("verify", folder / "a.saec", "--json", ok=False).stdout)
+    assert (told["ok"], "SAECODEC_LIMITS=width" in told["error"]) == (False, True)
+
+
+@pytest.mark.parametrize("name", ["a.saec", "damaged.saec"])
+def test_a_frame_that_must_be_understood_is_listed_as_such(folder, tmp_path, name):
+    data, stray = (folder / name).read_bytes(), frame("ZOTE", b"")
+    index = int.from_bytes(data[-8:], "little")
+    path = tmp_path / name
+    path.write_bytes(data[:index] + stray + data[index:-28] + frame("TAIL", (index + len(stray)).to_bytes(8, "little")))
+    result = run("verify", path, "--checksums", ok=False)
+    assert "frame 'ZOTE' is needed to read it" in result.stdout
+    assert "costs the certainty" in result.stdout
+    assert ("is not whole to this version" if name == "a.saec" else "is damaged") in result.stderr
+    told = json.loads(run("verify", path, "--checksums", "--json", ok=False).stdout)
+    assert (told["ok"], len(told["damaged_chunks"])) == (False, 0 if name == "a.saec" else 3)
+    assert [part[3] for part in told["elsewhere"]] == ["the certainty that rows are those that were encoded"]
+
+
+def test_names_of_damaged_files_do_nothing_to_a_terminal(folder, tmp_path):
+    path = tmp_path / "a\x1b[31mX.saec"
+    path.write_bytes((folder / "damaged.saec").read_bytes())
+    for command in (
+        ("verify", path, "--checksums"),
+        ("decode", path, "-s", SAE, "--on-error", "nan", "-o", tmp_path / "x.npy"),
+    ):
+        result = CliRunner().invoke(app, list(map(str, command)), color=True)  # as on a terminal
+        assert "\\x1b[31mX.saec" in result.output
+        assert "\x1b[31m" not in result.output
+
+
+@pytest.mark.parametrize("on_error, kept", [("nan", 200), ("skip", 110)])
+def test_the_rows_that_are_told_are_those_of_the_output_however_many_heads_they_have(tmp_path, sae, on_error, kept):
+    (tmp_path / "coded").mkdir()
+    path = tmp_path / "coded" / "heads.saec"
+    x = np.random.default_rng(0).normal(size=(200, sae.width)).astype(np.float32)
+    row_shape = (2, sae.width // 2)
+    with create(path, Codec.fit(sae, x), chunk_rows=30, embed="decoder", row_shape=row_shape) as store:
+        store.append(x.reshape(200, *row_shape))
+    break_chunks(path, path)
+    arguments = ("--on-error", on_error, "--json")
+    told = json.loads(run_with_losses("decode", path, "-o", tmp_path / "x_hat.npy", *arguments).stdout)
+    assert (told["rows"], told["shape"]) == (kept, [kept, *row_shape])
+    told = json.loads(
+        run_with_losses("decode-dir", tmp_path / "coded", tmp_path / "out", "--jobs", 1, *arguments).stdout
+    )
+    line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
+    assert (told["rows"], line["rows"], line["width"]) == (kept, kept, sae.width)
+
+
+def test_what_is_advised_is_possible(folder, tmp_path):
+    result = run("decode", "--latents", folder / "damaged.saec", "-s", SAE, "-o", tmp_path / "cache", ok=False)
+    assert "--on-error skip writes the other rows, as an .npz or .pt" in result.output
+    assert "nan" not in result.output

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from faulty import BY_OUTPUT, COMMANDS, FOLDERS, Answer, Command, Machine
+from faulty import BY_OUTPUT, COMMANDS, FOLDERS, SAE, Answer, Command, Machine
 
 from saecodec.formats.recovering import recover_file
 
@@ -124,6 +125,21 @@ temporary_file()
     assert "OutputError: a temporary file cannot be written" in answer["stderr"]
     assert "set TMPDIR" in answer["stderr"]
     assert "FileNotFoundError" not in answer["stderr"].splitlines()[-1]
+
+
+def test_an_append_that_finds_no_room_for_temporary_files_does_not_blame_the_store(
+    machine: Machine, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "columns.npz", np.asfortranarray(np.load(machine.files["more.npy"])))  # is unpacked to be read
+    answer = machine.run(
+        ["encode", str(tmp_path / "columns.npz"), "-s", SAE, "--append", "-o", "grown.saec"],
+        existing={"grown.saec": "a.saec"},
+        limit=Path(machine.files["a.saec"]).stat().st_size + 5000,
+    )
+    assert answer["status"] == 1
+    assert "Error: a temporary file in" in answer["stderr"]
+    assert "set TMPDIR" in answer["stderr"]
+    assert answer["files"]["grown.saec"] == Path(machine.files["a.saec"]).read_bytes().hex()
 
 
 # -- places that are taken or cannot be written ------------------------------------------------------------------------

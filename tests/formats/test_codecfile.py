@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import saecodec
 from saecodec.codec import Codec
 from saecodec.errors import FormatError, IdentityError, InputError, MissingPieceError, OutputError, UnsupportedError
 from saecodec.formats.array_source import MemoryArray
-from saecodec.formats.codecfile import MAGIC, codec_bytes, load_codec, read_codec_file, save_codec
+from saecodec.formats.codecfile import MAGIC, codec_bytes, codec_facts, load_codec, read_codec_file, save_codec
 from saecodec.formats.encoding import encode_array
 from saecodec.formats.frame_file import MAGIC as SAEC_MAGIC
 from saecodec.formats.saec import open_saec
@@ -260,3 +261,14 @@ def test_the_codec_of_a_file_of_rows_is_the_one_whose_tables_it_holds(sae: SAE, 
     encode_array(MemoryArray(x), tmp_path / "none.saec", codec=codec.with_sae(sae))
     with pytest.raises(MissingPieceError, match=r"none\.saec: holds no tables"):
         load_codec(tmp_path / "none.saec")
+
+
+def test_what_a_codec_says_is_not_taken_for_what_is_measured(with_head: Callable[..., Path]) -> None:
+    said = {"residual_bytes": 9, "table_bytes": 9, "embeds_sae": True, "codec_id": "x", "rows": [float("nan")]}
+    facts = codec_facts(with_head(info={**said, "nmse": {"base": float("-inf")}, "sae": "kept"}))
+    assert "residual_bytes" not in facts
+    assert (facts["embeds_sae"], facts["sae"]) == (False, "kept")
+    assert facts["table_bytes"] > 9
+    assert len(facts["codec_id"]) == 64
+    assert json.loads(json.dumps(facts, allow_nan=False))["nmse"] == {"base": "-inf"}
+    assert facts["rows"] == ["nan"]

@@ -558,6 +558,17 @@ def test_a_member_that_claims_more_than_its_bytes_can_unpack_to_is_refused(tmp_p
         open_latents(tmp_path / "y.npz")
 
 
+@pytest.mark.parametrize("name", ["shape.npy", "data.npy"])
+def test_a_member_that_might_unpack_to_anything_is_refused(tmp_path, name):
+    save_csr(tmp_path / "z.npz", dense_rows())
+    with zipfile.ZipFile(tmp_path / "z.npz") as old, zipfile.ZipFile(tmp_path / "y.npz", "w") as new:
+        for info in old.infolist():
+            how = zipfile.ZIP_BZIP2 if info.filename == name else zipfile.ZIP_STORED
+            new.writestr(info.filename, old.read(info), how)
+    with pytest.raises(InputError, match="unusually compressed"):
+        open_latents(tmp_path / "y.npz")
+
+
 # -- files of latents --------------------------------------------------------------------------------------------------
 
 
