@@ -126,6 +126,8 @@ def _tell_damage(file: SaecFile, found: Survey, as_json: bool, *, later: bool) -
     chunks = [(i, *lost.told(file.path)) for i, lost in sorted(found.chunks.items())]
     elsewhere = [(damage.start, damage.stop, damage.reason, damage.cost) for damage in found.elsewhere]
     lost = [part.told(file.path) for part in found.lost]
+    if found.blocked is not None:
+        lost = [(0, file.n_rows, f"cannot be decoded: {found.blocked.reason}")]
     n_lost = sum(stop - start for start, stop, _ in lost)
     if as_json:
         report = {"file": file.path, "ok": False, "chunks": len(file.index.rows), "rows": file.n_rows}
@@ -145,6 +147,7 @@ def _tell_damage(file: SaecFile, found: Survey, as_json: bool, *, later: bool) -
         )
     click.echo(
         f"Error: {name}: {verdict}: {len(chunks)} of {count(len(file.index.rows), 'chunk')}, "
-        f"{n_lost:,} of {count(file.n_rows, 'row')} lost",
+        f"{n_lost:,} of {count(file.n_rows, 'row')} lost"
+        + (f"; {found.blocked.cost.replace('every row, ', '')}" if found.blocked is not None else ""),
         err=True,
     )

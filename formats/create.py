@@ -7,7 +7,7 @@ import os
 
 from saecodec.codec import DEFAULT_CHUNK_ROWS, Codec
 from saecodec.decoder_precision import FLOAT32
-from saecodec.errors import InputError, MissingPieceError, UnsupportedError
+from saecodec.errors import InputError, MissingPieceError, OutputError, UnsupportedError
 from saecodec.formats.array_source import ITEM_BYTES
 from saecodec.formats.frame_writer import FrameWriter
 from saecodec.formats.saec import open_saec
@@ -91,6 +91,8 @@ def create(
 
 
 def _appending(path: str | os.PathLike[str], codec: Codec | None, sae: SAE | None, search: Mode | None) -> StoreWriter:
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise OutputError(f"{path}: may not be written, or lies on a read-only disk: nothing was appended")
     file = StoreFile(path, append=True, force=False)
     try:
         with open_saec(path, sae=sae, codec=codec) as found:

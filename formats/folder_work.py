@@ -37,10 +37,17 @@ from saecodec.search import check_search, fitted_search
 @dataclass(frozen=True)
 class Work:
     """A task with what it needs in memory. code: codes a shard and returns its line. same: the keys of a line, with
-    values, that tell whether a shard was coded by the same task."""
+    values, that tell whether a shard was coded by the same task. on_error: what the task does about rows that are lost,
+    which matters to shards that have lost some."""
 
     code: Callable[[Shard], Line]
     same: Line
+    on_error: str | None = None
+
+    def made(self, line: Line) -> bool:
+        """Whether a line is of the same task."""
+        same = all(line.get(key) == value for key, value in self.same.items())
+        return same and ("lost" not in line or line.get("on_error") == self.on_error)
 
     def attempt(self, shard: Shard) -> Line:
         """The line of a shard, or `failure` of what went wrong with it."""
@@ -182,9 +189,8 @@ class DecodeFolder(Task):
     def load(self) -> Work:
         """As `Task.load`; whether SAE and codec are those of a file is seen when it is decoded."""
         sae, codec = self._pieces()
-        settings = {"extension": self.extension, "dtype": self.dtype}
-        same = {"settings": settings if self.on_error == "raise" else settings | {"on_error": self.on_error}}
-        return Work(lambda shard: self._code(shard, sae, codec, same), same)
+        same = {"settings": {"extension": self.extension, "dtype": self.dtype}}
+        return Work(lambda shard: self._code(shard, sae, codec, same), same, self.on_error)
 
     def _code(self, shard: Shard, sae: SAE | None, codec: Codec | None, same: Line) -> Line:
         line: Line = {}
@@ -196,7 +202,7 @@ class DecodeFolder(Task):
             losses = Losses(self.on_error, advice="--on-error skip (on_error='skip') or nan writes the other rows")
             decode_file(file, staged, dtype=self.dtype, force=True, losses=losses)
             if losses.ranges:
-                line["lost"] = losses.listed(file.path)
+                line |= {"lost": losses.listed(file.path), "on_error": self.on_error}
             line |= {"codec_id": file.header.codec_id, "decoder_id": file.header.decoder_id}
             rows = file.n_rows - (losses.n_rows if self.on_error == "skip" else 0)
             line |= {"rows": rows, "width": file.header.width, "dtype": self.dtype or file.dtype}

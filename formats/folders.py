@@ -83,8 +83,12 @@ def run(
         summary = {"command": task.command, "engine": engine, **counts, "failed": len(failures)}
         summary |= _totals(task, lines, outside) | work.same | {"seconds": round(time.perf_counter() - started, 3)}
         summary["failures"] = [{key: line[key] for key in ("source", "error")} for line in failures]
-        with atomic_output(os.path.join(task.dst, SUMMARY), force=True) as file:
-            file.write(json.dumps(summary, indent=1).encode() + b"\n")
+        try:
+            with atomic_output(os.path.join(task.dst, SUMMARY), force=True) as file:
+                file.write(json.dumps(summary, indent=1).encode() + b"\n")
+        except OutputError as error:
+            first = f"; the first of {len(failures)} that failed, {failures[0]['source']}: {failures[0]['error']}"
+            raise OutputError(f"{error}{first if failures else ''}") from error
     return summary
 
 
@@ -138,7 +142,7 @@ def _left(
 def _proof(task: Task, work: Work, shard: Shard, manifest: Manifest, *, check: bool) -> Line | None:
     """The line that proves a shard done: by this task, from the source as it is, with its output there."""
     line, output = manifest.latest(shard.output), os.path.join(task.dst, shard.output)
-    if line is None or line["source"] != shard.source or not _same(line, work):
+    if line is None or line["source"] != shard.source or not work.made(line):
         return None
     if not os.path.isfile(output) or os.path.getsize(output) != line["output_bytes"]:
         return None
@@ -166,13 +170,9 @@ def _not_ours(output: str, shard: Shard, work: Work, manifest: Manifest) -> str 
         return "is there, and the manifest does not know it"
     if not os.path.isfile(output) or not manifest.made(shard.output, file_hash(output)):
         return "is not what was written (damaged, or somebody else's)"
-    if not _same(line, work):
+    if not work.made(line):
         return "was made with another codec, SAE or settings"
     return None
-
-
-def _same(line: Line, work: Work) -> bool:
-    return all(line.get(key) == value for key, value in work.same.items())
 
 
 def _codec_bytes(task: Task) -> int:

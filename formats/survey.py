@@ -19,7 +19,8 @@ from saecodec.frames import HEAD_BYTES
 from saecodec.progress import Progress, no_progress
 
 _CODEC: Final = "every row, unless the codec is given (-c CODEC)"
-_COSTS: Final = {"TABL": _CODEC, "SIDE": _CODEC, "RTAB": _CODEC, "SAEW": "every row, unless the SAE is given (-s SAE)"}
+_SAE: Final = "every row, unless the SAE is given (-s SAE)"
+_COSTS: Final = {"TABL": _CODEC, "SIDE": _CODEC, "RTAB": _CODEC, "SAEW": _SAE}
 _NO_ROWS: Final = "no rows"
 _CERTAINTY: Final = "the certainty that rows are those that were encoded"
 
@@ -41,6 +42,12 @@ class Survey:
     decoded: str
     chunks: dict[int, Lost]
     elsewhere: list[Damage]
+
+    @property
+    def blocked(self) -> Damage | None:
+        """What keeps every row from being decoded with what was given, whatever the chunks are like."""
+        needed = {"nothing": tuple(_COSTS.values()), "levels": (_SAE,), "rows": ()}[self.decoded]
+        return next((damage for damage in self.elsewhere if damage.cost in needed), None)
 
     @property
     def lost(self) -> list[Lost]:

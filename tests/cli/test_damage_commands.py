@@ -186,3 +186,37 @@ def test_what_is_advised_is_possible(folder, tmp_path):
     result = run("decode", "--latents", folder / "damaged.saec", "-s", SAE, "-o", tmp_path / "cache", ok=False)
     assert "--on-error skip writes the other rows, as an .npz or .pt" in result.output
     assert "nan" not in result.output
+
+
+def test_what_is_whole_is_not_decoded_again_for_what_is_damaged(folder, tmp_path):
+    """A folder with one bad file is decoded up to that; asked again what to do about it, decode-dir does that alone."""
+    (tmp_path / "coded").mkdir()
+    for name in ("a.saec", "damaged.saec"):
+        (tmp_path / "coded" / name).write_bytes((folder / name).read_bytes())
+    command = ("decode-dir", tmp_path / "coded", tmp_path / "out", "-s", SAE, "--jobs", 1, "--json")
+    first = run(*command, ok=False)
+    assert (first.exit_code, json.loads(first.stdout)["done"], json.loads(first.stdout)["failed"]) == (1, 1, 1)
+    again = json.loads(run_with_losses(*command, "--on-error", "nan").stdout)
+    assert (again["done"], again["skipped"], again["failed"]) == (1, 1, 0)
+    assert json.loads(run_with_losses(*command, "--on-error", "nan").stdout)["skipped"] == 2
+    refused = run(*command, "--on-error", "skip", ok=False)
+    assert "damaged.npy was made with another codec, SAE or settings" in refused.output
+
+
+def test_damaged_tables_cost_every_row_unless_the_codec_is_given(folder, tmp_path):
+    path = tmp_path / "tables.saec"
+    with open_saec(folder / "a.saec") as file:
+        at = file.embedded_at["TABL"] + 60
+    data = bytearray((folder / "a.saec").read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    told = run("verify", path, "-s", SAE, ok=False)
+    assert "200 of 200 rows lost; unless the codec is given (-c CODEC)" in told.output
+    for more in (("-s", SAE), ("--checksums",)):
+        report = json.loads(run("verify", path, *more, "--json", ok=False).stdout)
+        assert (report["ok"], report["lost_rows"], report["damaged_chunks"]) == (False, 200, [])
+        assert report["lost"][0][:2] == [0, 200]
+    report = json.loads(run("verify", path, "-s", SAE, "-c", folder / "a.saec", "--json", ok=False).stdout)
+    assert (report["lost_rows"], report["lost"], len(report["elsewhere"])) == (0, [], 1)
+    run("decode", path, "-s", SAE, "-c", folder / "a.saec", "-o", tmp_path / "x.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.load(folder / "a.npy"))
