@@ -165,7 +165,7 @@ def test_what_is_out_of_reach_is_one_line_that_says_what_is_possible(folder, nam
     assert result.exit_code == 1
     line = result.output.strip().splitlines()[-1]
     assert line.startswith("Error: ")
-    assert "a.npy: NMSE 0.01 is out of reach: the floor" in line
+    assert "a.npy: NMSE 0.01 is out of reach: the finest step tried gives" in line
     assert not list((folder / "out").glob(".saecodec-*"))
 
 
