@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from saecodec.limits import check_limit
 
 Integers = NDArray[np.int64]
+
+MOST_DIMENSIONS: Final = 64 if int(np.__version__.partition(".")[0]) >= 2 else 32
+"""Of an array of numpy; a file may have more."""
 
 
 def row_index(

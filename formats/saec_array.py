@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from saecodec.codes import Codes
 from saecodec.errors import FormatError, InputError
-from saecodec.formats.array_index import row_index
+from saecodec.formats.array_index import MOST_DIMENSIONS, row_index
 from saecodec.formats.chunk_cache import ChunkCache
 from saecodec.formats.damage import Lost
 from saecodec.formats.saec import SaecFile, open_saec
@@ -95,6 +95,11 @@ class SaecArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
+        if self.ndim > MOST_DIMENSIONS:
+            raise InputError(
+                f"{self.file.path}: has {self.ndim} dimensions, and an array of numpy at most {MOST_DIMENSIONS}: take "
+                "rows by their numbers (take), or iterate"
+            )
         row_bytes = max(8, self.file.header.width * self.dtype.itemsize)  # rows have numbers, too
         rows, rest = row_index(index, self.file.index.leading, len(self.file.row_shape), row_bytes)
         found = self.take(rows.reshape(-1)).reshape(*rows.shape, *self.file.row_shape)

@@ -12,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from saecodec.errors import OutputError
+from saecodec.formats.array_index import MOST_DIMENSIONS
 from saecodec.formats.zarr_arrays import load_zarr
 from saecodec.stored_floats import STORED
 
@@ -32,6 +34,10 @@ def zarr_rows(folder: str, shape: tuple[int, ...], dtype: str, key: str) -> Iter
     Chunks have about 4,096 rows, at most 64 MiB, and lie in the folder as files: no chunk is left out, so a copy that
     lacks one can be told.
     """
+    if len(shape) > MOST_DIMENSIONS:
+        raise OutputError(
+            f"{folder}: an array of {len(shape)} dimensions; zarr's have at most {MOST_DIMENSIONS}: choose another format"
+        )
     zarr, chunks = load_zarr(folder), _chunk_shape(shape, np.dtype(STORED[dtype]).itemsize)
     array = zarr.create_array(
         zarr.storage.LocalStore(folder),

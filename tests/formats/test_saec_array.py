@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pytest
+from coded_rows import identity_sae
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import register_implementation
 from hypothesis import given
@@ -28,8 +29,10 @@ from saecodec.formats.encoding_latents import encode_latents
 from saecodec.formats.feature_view import codes_of_latents
 from saecodec.formats.latent_source import open_latents
 from saecodec.formats.saec_array import SaecArray
+from saecodec.formats.saec_writer import SaecWriter
 from saecodec.goal import Goal
 from saecodec.latents import LatentCodec
+from saecodec.layers import Layers
 from saecodec.sae import SAE
 
 Rows = npt.NDArray[Any]
@@ -397,3 +400,21 @@ def test_any_rows_in_any_order(path: Path, sae: SAE, numbers: list[int], cache_b
         np.testing.assert_allclose(array.take(np.array(numbers, np.int64)), expected[numbers], rtol=0, atol=1e-5)
         dense = Codec.features(array.file.decoder, array.take_codes(np.array(numbers, np.int64)))
         assert dense.n_rows == len(numbers)
+
+
+def test_more_dimensions_than_numpy_has_are_no_array_but_rows(tmp_path: Path) -> None:
+    """A file may have 63 leading dimensions, and rows of 8."""
+    x, sae = np.ones((3, 8), np.float32), identity_sae()
+    path = tmp_path / "x.saec"
+    codec, shape = Codec.fit(sae, x), (*[1] * 62, 3, 8)
+    with path.open("wb") as file:
+        facts: dict[str, Any] = {"dtype": "float32", "chunk_rows": 8, "embed": "tables", "row_shape": (2, 4)}
+        writer = SaecWriter(file, codec, shape=shape, **facts)
+        writer.add(Layers(codec.quantize(x)))
+        writer.finish()
+    with saecodec.open(path, sae=sae) as array:
+        assert array.ndim == 65
+        with pytest.raises(InputError, match="has 65 dimensions, and an array of numpy at most"):
+            array[0]
+        assert array.take(np.array([2, 0])).shape == (2, 8)
+        assert next(iter(array)).shape == (3, 8)
