@@ -36,7 +36,7 @@ def zarr_rows(folder: str, shape: tuple[int, ...], dtype: str, key: str) -> Iter
     """
     if len(shape) > MOST_DIMENSIONS:
         raise OutputError(
-            f"{folder}: an array of {len(shape)} dimensions; zarr's have at most {MOST_DIMENSIONS}: choose another format"
+            f"{folder}: an array of {len(shape)} dimensions; zarr has at most {MOST_DIMENSIONS}: take another format"
         )
     zarr, chunks = load_zarr(folder), _chunk_shape(shape, np.dtype(STORED[dtype]).itemsize)
     array = zarr.create_array(
