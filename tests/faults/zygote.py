@@ -20,9 +20,11 @@ can be no such disk.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
+import importlib
 import json
 import os
 import resource
@@ -34,16 +36,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure  # noqa: F401  what commands would import one by one
-import pyarrow.parquet  # noqa: F401
-import scipy.sparse  # noqa: F401
 import torch
-import zarr  # noqa: F401
 
 import saecodec.cli
 import saecodec.formats.atomic
 import saecodec.formats.store_file
 from saecodec.cli.app import app  # noqa: F401
+
+for module in ("matplotlib.figure", "pyarrow.parquet", "scipy.sparse", "zarr"):  # what commands would import one by one
+    with contextlib.suppress(ImportError):
+        importlib.import_module(module)
 
 _PAGE = 4096
 _NEW_NS, _NEW_USER = 0x20000, 0x10000000

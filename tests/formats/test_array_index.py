@@ -51,7 +51,7 @@ def test_an_index_gives_what_numpy_gives(case: tuple[tuple[int, ...], tuple[int,
     array = np.arange(math.prod((*leading, *row))).reshape(*leading, *row)
     try:
         expected = array[index]
-    except IndexError:
+    except (IndexError, DeprecationWarning):  # of numpy 1, where the result has no elements
         with pytest.raises(IndexError):
             _by_rows(array, leading, row, index)
         return
