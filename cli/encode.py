@@ -171,7 +171,7 @@ def encode(
         )
     n_bytes, rows = file_bytes(output), source.n_rows
     rate = 8 * n_bytes / rows if rows else None
-    outside = codec_bytes(codec, fitted) if codec and fitted and embed in (None, "none") else 0
+    outside = codec_bytes(codec) if codec and embed in (None, "none") else 0
     with_codec = 8 * (n_bytes + outside) / rows if rows else None
     if as_json:
         facts = {"file": output, "rows": rows, "file_bytes": n_bytes, "bits_per_row": rate, "seconds": report.seconds}

@@ -127,7 +127,7 @@ def measure(
             source,
             sae=model,
             codec=fitted,
-            codec_bytes=codec_bytes(codec, fitted) if codec and fitted else 0,
+            codec_bytes=codec_bytes(codec) if codec else 0,
             goal=wanted,
             seq=ids,
             chunk_rows=chunk_rows,

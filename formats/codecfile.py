@@ -83,10 +83,10 @@ def _codec_of_rows(name: str) -> Codec:
         return file.codec
 
 
-def codec_bytes(path: str | os.PathLike[str], codec: Codec) -> int:
+def codec_bytes(path: str | os.PathLike[str]) -> int:
     """Size of a codec's file; of a `.saec` file, what its tables alone would take as one."""
-    rows = os.fspath(path).endswith(ROWS_EXTENSION)
-    return len(MAGIC) + len(codec.to_bytes()) if rows else size_of(path)
+    name = os.fspath(path)
+    return len(MAGIC) + len(_codec_of_rows(name).to_bytes()) if name.endswith(ROWS_EXTENSION) else size_of(name)
 
 
 def codec_facts(path: str | os.PathLike[str]) -> dict[str, Any]:

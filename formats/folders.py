@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from saecodec.errors import InputError, OutputError
 from saecodec.formats.atomic import atomic_output
-from saecodec.formats.codecfile import codec_bytes, load_codec
+from saecodec.formats.codecfile import codec_bytes
 from saecodec.formats.folder_manifest import SUMMARY, Line, Manifest, file_hash, open_manifest
 from saecodec.formats.folder_plan import Shard, plan
 from saecodec.formats.folder_pool import default_jobs, one_by_one, side_by_side
@@ -179,7 +179,7 @@ def _codec_bytes(task: Task) -> int:
     """Size of the codec file that the outputs go without."""
     if not isinstance(task, EncodeFolder) or task.codec is None or task.embed != "none":
         return 0
-    return codec_bytes(task.codec, load_codec(task.codec, "cpu"))
+    return codec_bytes(task.codec)
 
 
 def _totals(task: Task, lines: list[Line], outside: int) -> dict[str, Any]:

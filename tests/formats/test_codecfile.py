@@ -255,7 +255,7 @@ def test_the_codec_of_a_file_of_rows_is_the_one_whose_tables_it_holds(sae: SAE, 
     paths[1].write_bytes(data)
     codec = load_codec(paths[0])
     assert codec.sae is None
-    assert codec_bytes(paths[0], codec) == len(MAGIC) + len(codec.to_bytes())
+    assert codec_bytes(paths[0]) == len(MAGIC) + len(codec.to_bytes())
     with open_saec(paths[1], sae=sae, codec=codec) as file:
         np.testing.assert_array_equal(file.rows(), wanted)
     encode_array(MemoryArray(x), tmp_path / "none.saec", codec=codec.with_sae(sae))
