@@ -32,7 +32,6 @@ LIBRARY = {
         "saecodec.formats.concatenating.concatenate_files",
         "saecodec.formats.recovering.recover_file",
         "saecodec.formats.dataset.SaecDataset",
-        "saecodec.formats.saelens_writer.write_saelens",
         "saecodec.formats.damage.Losses",
         "saecodec.limits.Limits",
         "saecodec.limits.limited",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from saecodec.errors import InputError, MissingPieceError, UnsupportedError
-from saecodec.formats.atomic import reporting
 from saecodec.formats.saelens import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
@@ -38,21 +37,20 @@ def write_saelens(sae: SAE, folder: str | os.PathLike[str], *, metadata: Mapping
     threshold is "jumprelu" in SAELens. metadata: of the config; names with JSON values, `model_name` and `hook_name`
     among them where they are known. Its version is the layout's; that of the training is None unless it is given.
 
-    Neither file is on the disk for sure, nor do both appear at once: that is for `atomic_folder`.
+    The folder is that of an `atomic_folder`: it sees to it that both files appear at once, and reports an OSError, such
+    as that of a file that is there already, under the name that the folder is to have.
 
     Raises:
         UnsupportedError: SAELens has no such SAE, or this does not write it; the message names what is in the way.
         MissingPieceError: only the decoder is at hand.
         InputError: metadata are not JSON, or have a name that SAELens cannot hold.
-        OutputError: the folder is missing, a file is there already, or writing fails.
     """
     from safetensors.torch import save
 
     config, tensors = _described(sae, _checked_metadata(metadata))
     # Not save_file: what that makes only its owner can read.
     for name, data in ((WEIGHTS, save(tensors)), (CONFIG, json.dumps(config).encode())):
-        path = Path(folder) / name
-        with reporting(path), open(path, "xb") as file:
+        with open(Path(folder) / name, "xb") as file:
             file.write(data)
 
 
