@@ -26,6 +26,7 @@ LIBRARY = {
         "saecodec.formats.decoding.decode_file",
         "saecodec.formats.decoding.verify_file",
         "saecodec.formats.saec.open_saec",
+        "saecodec.formats.saec_source.open_rows",
         "saecodec.formats.encoding_latents.encode_latents",
         "saecodec.formats.latent_source.open_latents",
         "saecodec.formats.concatenating.concatenate_files",

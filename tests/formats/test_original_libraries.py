@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from saecodec.formats.checkpoints import load_sae
+from saecodec.formats.saelens_writer import write_saelens
 
 # Libraries that nobody here can mend warn at import and at use.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -54,6 +56,30 @@ def test_saelens(architecture: str, normalize: str, tmp_path: Path) -> None:
     with torch.no_grad():
         z = model.encode(x)
         compare(tmp_path, x, z, model.decode(z))
+
+
+@pytest.mark.parametrize("subtract", [True, False])
+@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk"])
+def test_saelens_loads_what_is_written(architecture: str, subtract: bool, make_sae: Any, tmp_path: Path) -> None:
+    sae_lens: Any = pytest.importorskip("sae_lens", exc_type=ImportError)
+    sae = make_sae(architecture, 1, D, F)
+    b_enc = torch.zeros(F) if architecture == "gated" else torch.randn(F)
+    sae = replace(sae, encoder=replace(sae.encoder, b_enc=b_enc, apply_b_dec_to_input=subtract))
+    write_saelens(sae, tmp_path, metadata={"model_name": "gpt2-small", "hook_name": "here"})
+    model = sae_lens.SAE.load_from_disk(tmp_path)
+    told = model.cfg.metadata
+    assert (model.cfg.architecture(), model.cfg.apply_b_dec_to_input) == (architecture, subtract)
+    assert (told.model_name, told.hook_name, told.sae_lens_training_version) == ("gpt2-small", "here", None)
+    x = torch.randn(40, D)
+    with torch.no_grad():
+        z = model.encode(x)
+        assert 0 < int((z > 0).sum()) < z.numel()
+        torch.testing.assert_close(sae.encode(x), z, atol=1e-5, rtol=0)
+        torch.testing.assert_close(sae.decode(z), model.decode(z), atol=1e-5, rtol=0)
+        torch.testing.assert_close(sae.reconstruct(x), model(x), atol=1e-5, rtol=0)
+    model.save_model(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "cfg.json").read_text()) == json.loads((tmp_path / "cfg.json").read_text())
+    assert load_sae(tmp_path / "again", "cpu").sae_id == load_sae(tmp_path, "cpu").sae_id == sae.sae_id
 
 
 def _dictionaries() -> dict[str, Callable[[], Any]]:
