@@ -20,6 +20,7 @@ from saecodec.cli.info import info
 from saecodec.cli.measure import measure
 from saecodec.cli.recover import recover
 from saecodec.cli.terminal import printable
+from saecodec.cli.train import train
 from saecodec.cli.verify import verify
 from saecodec.errors import SaecodecError
 
@@ -68,6 +69,6 @@ def app() -> None:
 
 
 REPORTS = (demo, measure, compare, bench)
-FILES = (encode, decode, encode_dir, decode_dir, fit, export, cat, recover, info, verify)
+FILES = (train, encode, decode, encode_dir, decode_dir, fit, export, cat, recover, info, verify)
 for command in (*REPORTS, *FILES):
     app.add_command(command)

@@ -5,7 +5,6 @@ B rows of a batch, C candidates per row.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saecodec.sae import SAE
+from saecodec.sparse_csr import csr, quieten
 
 MAX_GRAM_LATENTS: Final = 8192  # up to here the F x F Gram matrix is kept (268 MB at most)
 _BATCH_FLOATS: Final = 1 << 22  # of the largest temporary array: 16 MB
@@ -44,10 +44,7 @@ class Dictionary:
         self.norms = torch.from_numpy(sae.norms).to(sae.device, torch.float32)
         self.directions = sae.w_dec * torch.where(self.norms > 0, 1 / self.norms, 0)[:, None]
         """float32 (F, d)."""
-        with warnings.catch_warnings():
-            # torch says once a process that these are in beta: let it do so before there are threads.
-            warnings.simplefilter("ignore", UserWarning)
-            torch.zeros(1, 1).to_sparse_csr()
+        quieten()
 
     @cached_property
     def _gram(self) -> Tensor | None:
@@ -85,6 +82,6 @@ class Dictionary:
         n_rows, n = latents.shape
         starts, values = torch.arange(n_rows + 1) * n, torch.zeros(n_rows * n)
         shape = (n_rows, self._sae.n_latents)
-        wanted = torch.sparse_csr_tensor(starts, latents.reshape(-1), values, shape, check_invariants=False)
+        wanted = csr(starts, latents.reshape(-1), values, shape)
         products: Tensor = torch.sparse.sampled_addmm(wanted, u, self.directions.T, beta=0.0).values()
         return products.view(n_rows, n)

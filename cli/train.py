@@ -1,0 +1,172 @@
+"""`saecodec train`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saecodec.cli.options import codec_option, device_option, force_option, json_option, key_option, sae_option
+
+if TYPE_CHECKING:
+    from saecodec.formats.array_source import ArraySource
+    from saecodec.training.settings import Aim
+
+_ARCHITECTURES = ("batchtopk", "topk", "jumprelu", "gated", "standard")
+
+
+@click.command(short_help="Train an SAE, for sparsity or for description length.")
+@click.argument("input", metavar="ACTS")
+@click.option("-o", "--output", required=True, metavar="SAE_DIR", help="Folder to write, in SAELens' layout.")
+@click.option("--width", "n_latents", type=click.IntRange(1), required=True, metavar="F", help="Latents.")
+@click.option(
+    "--arch",
+    type=click.Choice(_ARCHITECTURES),
+    help="Architecture. Default: batchtopk, or jumprelu with --objective rate. What is trained as batchtopk is written "
+    "as jumprelu, with one threshold.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["sparsity", "rate"]),
+    default="sparsity",
+    show_default=True,
+    help="What is paid for beside the error: active latents, or the bits that a .saec file takes for them.",
+)
+@click.option("--k", type=float, metavar="K", help="Active latents a row to aim at. Default: 32.")
+@click.option("--nmse", type=float, metavar="X", help="NMSE (FVU) of held-out rows to aim at, instead of a k.")
+@click.option("--bits", type=float, metavar="B", help="Bits a row, by the trainer's estimate, to aim at.")
+@click.option(
+    "--nested",
+    metavar="F1,F2,...",
+    help="Smaller widths whose SAEs are the first latents of this one (Matryoshka), written to SAE_DIR-F1, ...",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=4_000_000,
+    show_default=True,
+    metavar="N",
+    help="Rows to train on, repeats counted.",
+)
+@click.option("--batch", type=click.IntRange(1), default=1024, show_default=True, metavar="N", help="Rows of a step.")
+@click.option(
+    "--lr", type=float, metavar="R", help="Peak learning rate of Adam. Default: 0.004, less above 4096 latents."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all draws.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint (SAE_DIR.checkpoint) of a stopped training.")
+@sae_option
+@codec_option
+@key_option
+@device_option
+@force_option
+@json_option
+def train(
+    input: str,
+    output: str,
+    n_latents: int,
+    arch: str | None,
+    objective: str,
+    k: float | None,
+    nmse: float | None,
+    bits: float | None,
+    nested: str | None,
+    tokens: int,
+    batch: int,
+    lr: float | None,
+    seed: int,
+    resume: bool,
+    sae: str | None,
+    codec: str | None,
+    key: str | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train a sparse autoencoder on the activations in ACTS, and write it as a SAELens checkpoint.
+
+    ACTS is any input of encode, or a .saec file (with -s, the SAE that decodes it, unless it embeds its decoder). Some
+    rows are held out: the targets are about these. A training that is stopped (Ctrl-C, or killed) goes on with
+    --resume, to the same SAE.
+
+    \b
+    Examples:
+      saecodec train acts.npy -o sae --width 3072 --k 32
+      saecodec train acts.npy -o sae --width 3072 --objective rate --nmse 0.15
+      saecodec train 'acts/*.pt' -o sae --width 16384 --arch topk --k 64 --tokens 50000000
+      saecodec train acts.saec -s old_sae -o sae --width 6144 --nested 768,1536 --k 32
+      saecodec train acts.npy -o sae --width 3072 --k 32 --resume
+    """
+    from saecodec.cli.progress import progress_bar
+    from saecodec.formats.training import Run, train_array
+    from saecodec.training import Settings
+
+    settings = Settings(
+        n_latents,
+        arch or ("jumprelu" if objective == "rate" else "batchtopk"),
+        objective,
+        aim_of(k, nmse, bits, objective),
+        tokens,
+        batch,
+        lr,
+        widths_of(nested),
+        seed,
+    )
+    source = rows_to_train_on(input, key, sae, codec)
+    run = Run(device, resume=resume, force=force)
+    with progress_bar() as progress:
+        facts = train_array(source, output, settings, run, progress=progress)
+    if as_json:
+        click.echo(json.dumps(facts | {"output": output}))
+        return
+    click.echo(training_text(output, facts))
+
+
+def aim_of(k: float | None, nmse: float | None, bits: float | None, objective: str) -> Aim:
+    """What --k, --nmse and --bits ask for, of which one may be given."""
+    from saecodec.training.settings import DEFAULT_K, Aim
+
+    given = [(kind, value) for kind, value in (("l0", k), ("nmse", nmse), ("bits", bits)) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError("--k, --nmse and --bits exclude each other: give one")
+    if not given and objective == "rate":
+        raise click.UsageError("--objective rate needs something to aim at: --nmse X, or --bits B")
+    return Aim(*(given or [("l0", DEFAULT_K)])[0])
+
+
+def widths_of(text: str | None) -> tuple[int, ...]:
+    """A list of widths, such as 768,1536."""
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError(f"{text!r} is not a list of widths such as 768,1536") from None
+
+
+def rows_to_train_on(input: str, key: str | None, sae: str | None, codec: str | None) -> ArraySource:
+    """The rows of an input; -s and -c are for `.saec` files."""
+    from saecodec.cli.options import load_pieces
+    from saecodec.formats.saec_source import SaecRows, open_rows
+
+    model, fitted = load_pieces(sae, codec, "cpu")
+    source = open_rows(input, key, sae=model, codec=fitted)
+    if (model or fitted) and not isinstance(source, SaecRows):
+        raise click.UsageError(f"-s and -c tell how a .saec file is decoded, which {input} is not: leave them out")
+    return source
+
+
+def training_text(output: str, facts: dict[str, Any]) -> str:
+    """What is told of a training."""
+    from saecodec.cli.render import pairs
+
+    settings, held = facts["settings"], facts["held_out"]
+    lines = [("trained", f"{facts['steps'] * settings['batch']:,} tokens, {facts['seconds']:.0f} s")]
+    if held["rows"]:
+        share = f"{100 * held['dead']:.1f} %"
+        lines.append(
+            (f"on {held['rows']:,} held-out rows", f"NMSE {held['nmse']:.4f}, L0 {held['l0']:.1f}, dead {share}")
+        )
+        coded = f"{held['bits_per_row']:.1f} bits/row at NMSE {held['coded_nmse']:.4f}"
+        lines.append(("coded without search", f"{coded}, step {held['step']:.4g}"))
+    return f"{output}: {facts['n_latents']:,} latents, {settings['architecture']}\n" + pairs(lines)

@@ -1,0 +1,198 @@
+"""`train`: from an array of activations to an SAE in SAELens' layout.
+
+While it runs, a checkpoint lies beside the output folder, `OUTPUT.checkpoint`; the folder appears when all is done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+import saecodec
+from saecodec.errors import CheckpointError, InputError, OutputError
+from saecodec.formats.array_source import ArraySource
+from saecodec.formats.atomic_folder import atomic_folder, check_output_folder
+from saecodec.formats.saelens import CONFIG, WEIGHTS
+from saecodec.formats.saelens_writer import write_saelens
+from saecodec.formats.training_checkpoint import checkpoint_of, load_checkpoint, save_checkpoint
+from saecodec.formats.training_rows import MEMORY, TrainingRows
+from saecodec.goal import DEFAULT_STEP
+from saecodec.progress import Progress, no_progress
+from saecodec.quantizer import Step
+from saecodec.sae import SAE, available
+from saecodec.training import Settings, Trainer
+from saecodec.training.first_latents import first_latents
+from saecodec.training.trainer import Meter
+from saecodec.training.tuning import code, tune
+
+FACTS: Final = "training.json"
+"""What a training tells of itself, beside the SAE."""
+_FILES: Final = (CONFIG, WEIGHTS, FACTS)
+_CURVE_POINTS: Final = 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a training runs, which changes nothing in its SAE but by the device's arithmetic. device: "auto" is cuda
+    where there is one. memory: bytes that rows may take. save_seconds: between checkpoints. resume: go on from one.
+    force: replace an output, and discard a checkpoint."""
+
+    device: str = "auto"
+    memory: int = MEMORY
+    save_seconds: float = 60.0
+    resume: bool = False
+    force: bool = False
+
+
+def train_array(
+    source: ArraySource,
+    output: str | os.PathLike[str],
+    settings: Settings,
+    run: Run | None = None,
+    *,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Train an SAE on the rows of an array, and write it to the folder `output`; returns what `training.json` tells.
+
+    The SAEs of `settings.nested` go to folders beside it, `output-WIDTH`. Interrupted (Ctrl-C) or killed, a training
+    goes on from its checkpoint with `Run.resume`, to the same SAE as if it had not stopped.
+
+    Raises InputError (rows, settings, a checkpoint of another training), OutputError, CheckpointError.
+    """
+    run = run or Run()
+    folders = {width: f"{os.fspath(output).rstrip(os.sep)}-{width}" for width in settings.nested}
+    folders[settings.n_latents] = os.fspath(output)
+    for folder in folders.values():
+        check_output_folder(folder, force=run.force, mine=_FILES.__contains__)
+        if source.lies_in(folder):
+            raise OutputError(f"{folder}: holds the input; choose another output")
+    held = checkpoint_of(output)
+    if os.path.exists(held) and not (run.resume or run.force):
+        raise OutputError(f"{held}: is left of a training that was stopped: go on (--resume), or begin anew (--force)")
+    if run.resume and not os.path.exists(held):
+        raise InputError(f"{held}: there is no checkpoint to resume from: leave --resume out")
+    device = available(run.device)
+    rows = TrainingRows(source, settings.batch, settings.seed, memory=run.memory, progress=progress)
+    trainer = Trainer(settings, rows.scaling, rows.held_out, device)
+    of = {
+        "settings": settings.to_json(),
+        "rows": [source.n_rows, source.width, rows.n_rows],
+        "mean": rows.scaling.mean.double().square().sum().item(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+    told: dict[str, Any] = {"seconds": 0.0, "curve": []}
+    if run.resume:
+        tensors, numbers = load_checkpoint(held, of)
+        try:
+            trainer.restore(tensors, numbers["trainer"])
+            told = numbers["told"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{held}: does not hold the state of such a training ({error})") from error
+    _steps(trainer, rows, told, run, progress, lambda: _save(held, trainer, told, of))
+    facts = _write(trainer, rows, source, folders, told, run)
+    if os.path.exists(held):
+        os.unlink(held)
+    return facts
+
+
+def _save(path: str, trainer: Trainer, told: dict[str, Any], of: dict[str, Any]) -> None:
+    tensors, numbers = trainer.state()
+    save_checkpoint(path, tensors, {"trainer": numbers, "told": told}, of)
+
+
+def _steps(trainer: Trainer, rows: TrainingRows, told: dict[str, Any], run: Run, progress: Progress, save: Any) -> None:
+    """All steps that are left, with a checkpoint now and then, and when it is interrupted."""
+    settings, started, before = trainer.settings, time.perf_counter(), told["seconds"]
+    saved = started
+    every = max(1, settings.n_steps // _CURVE_POINTS)
+    meters: Iterator[Meter] = trainer.train(rows.batches(trainer.steps_done))
+    try:
+        for meter in meters:
+            now = time.perf_counter()
+            told["seconds"] = before + now - started
+            if meter.step % every == 0 or meter.step == settings.n_steps:
+                told["curve"].append([meter.step, meter.nmse, meter.l0, meter.bits, meter.dead, meter.pressure])
+            progress("train", meter.step * settings.batch, settings.n_steps * settings.batch, str(meter))
+            if now - saved >= run.save_seconds:
+                save()
+                saved = now
+    except KeyboardInterrupt:
+        if trainer.steps_done:
+            save()
+        raise
+
+
+def _write(
+    trainer: Trainer,
+    rows: TrainingRows,
+    source: ArraySource,
+    folders: dict[int, str],
+    told: dict[str, Any],
+    run: Run,
+) -> dict[str, Any]:
+    settings, sae, x = trainer.settings, trainer.sae(), rows.held_out.numpy()
+    point = None
+    if settings.objective == "rate" and len(x):
+        sae, point = tune(sae, x, settings.aim)
+    facts: dict[str, Any] = {
+        "version": saecodec.__version__,
+        "input": source.path,
+        "rows": rows.n_rows,
+        "settings": settings.to_json() | {"learning_rate": settings.peak_rate},
+        "steps": settings.n_steps,
+        "seconds": round(told["seconds"], 1),
+        "device": str(available(run.device)),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "scale": rows.scaling.scale,
+        "threshold_factor": None if point is None else point.factor,
+        "step": None if point is None else point.step,
+        "curve": {"columns": ["step", "nmse", "l0", "bits_per_row", "dead", "pressure"], "points": told["curve"]},
+    }
+    out: dict[str, Any] = {}
+    for width, folder in folders.items():
+        part = first_latents(sae, width)
+        step = Step.parse(DEFAULT_STEP) if point is None else Step(point.step, False)
+        out = facts | {"n_latents": width, "held_out": judged(part, rows.held_out, step)}
+        with atomic_folder(folder, force=run.force, mine=_FILES.__contains__) as path:
+            write_saelens(
+                part, path, metadata={"saecodec_version": saecodec.__version__, "trained_as": _name(settings)}
+            )
+            (Path(path) / FACTS).write_text(json.dumps(out, indent=1) + "\n")
+    return out
+
+
+def _name(settings: Settings) -> str:
+    return f"{settings.architecture}, objective {settings.objective}, {settings.aim}"
+
+
+def judged(sae: SAE, held_out: torch.Tensor, step: Step) -> dict[str, Any]:
+    """What an SAE does with rows, (H, d): its own NMSE, nonzeros a row, share of latents that never fire; and bits per
+    row and NMSE of these rows coded at a step without search, which are measured, not estimated."""
+    x = held_out.numpy()
+    if not len(x):
+        return {"rows": 0}
+    features = sae.features(x)
+    error = float((sae.rows(features) - held_out).double().square().sum())
+    variance = float((held_out - held_out.mean(0)).double().square().sum())
+    fires = torch.bincount(torch.from_numpy(features.latents).long(), minlength=sae.n_latents)
+    coded = code(sae, x, step)
+    return {
+        "rows": len(x),
+        "nmse": error / variance if variance else math.inf,
+        "l0": len(features.latents) / len(x),
+        "dead": float((fires == 0).float().mean()),
+        "step": coded.step,
+        "bits_per_row": coded.bits,
+        "coded_nmse": coded.nmse,
+    }

@@ -1,0 +1,10 @@
+"""Training of sparse autoencoders: for sparsity, or for the bits that their codes cost.
+
+`Trainer` trains on rows by `Settings`; `formats.training` does it for files. Rows are scaled so that their mean squared
+distance from the mean row is d, which makes one learning rate fit all data; `Trainer.sae` takes the scale back.
+"""
+
+from saecodec.training.settings import ARCHITECTURES, OBJECTIVES, Aim, Settings
+from saecodec.training.trainer import Trainer
+
+__all__ = ["ARCHITECTURES", "OBJECTIVES", "Aim", "Settings", "Trainer"]

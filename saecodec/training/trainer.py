@@ -1,0 +1,246 @@
+"""The training loop: steps, learning rate, dead latents, and the state that a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from saecodec.encoder import Encoder
+from saecodec.errors import InputError
+from saecodec.sae import SAE
+from saecodec.training.methods import BatchTopK, GatedSAE, Jump, Method, Outcome, RowTopK, Standard
+from saecodec.training.parameters import Batch, initial, stay_on_sphere, to_unit_rows, with_gradients
+from saecodec.training.rate_method import Rate
+from saecodec.training.running_costs import RunningCosts
+from saecodec.training.scaling import Scaling
+from saecodec.training.settings import DEFAULT_K, TOP_K, Settings
+from saecodec.training.sparse_products import Products
+
+_WARM_UP: Final = 0.05  # of the steps, up to the peak of the learning rate
+_DECAY: Final = 0.3  # and down from it
+_BEGIN_AS_TOPK: Final = {"jumprelu": 0.25, "rate": 0.6}  # of the steps, by objective or architecture
+_AUXILIARY: Final = 1 / 32  # weight of the loss that revives dead latents (Gao et al. 2024, section A.2)
+_DEAD_ROWS: Final = 20_000  # a latent that did not fire in so many rows is dead
+_MAX_REVIVED: Final = 256  # dead latents in a step, drawn at random: the auxiliary loss is to stay cheap
+_LOOSEN_FROM: Final = 0.3  # of the steps: until then the error falls by itself, and more active latents are no answer
+_SMOOTH: Final = 0.9  # of running figures, at a step
+_HELD_OUT_EVERY: Final = 25  # steps
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Where a training stands. nmse: of held-out rows, as far as the last steps tell. l0, bits: a row. dead: share."""
+
+    step: int
+    nmse: float
+    l0: float
+    bits: float
+    dead: float
+    pressure: float
+
+    def __str__(self) -> str:
+        return f"NMSE {self.nmse:.4f}, L0 {self.l0:.1f}, {self.bits:.0f} bits/row, {100 * self.dead:.1f} % dead"
+
+
+class Trainer:
+    """Trains on batches that `train` is given, one after another.
+
+    scaling: of the rows. held_out: rows beside the training, float32 (H, d) in the units of the data, on which the aim
+    is meant. device: where it runs. What it does depends on these, on the batches, and on nothing else: on one machine
+    with one number of threads, the same ones give the same weights.
+    """
+
+    def __init__(self, settings: Settings, scaling: Scaling, held_out: Tensor, device: torch.device) -> None:
+        self.settings, self._scaling, self._device = settings, scaling, device
+        self._products = Products.on(device)
+        self._draws = torch.Generator().manual_seed(settings.seed)
+        values = initial(settings.n_latents, scaling.mean.to(device), self._draws)
+        self._costs = RunningCosts(settings.n_latents, device)
+        self._methods = self._plan()
+        for _, method in self._methods:
+            values |= method.added(settings.n_latents, device)
+        self.parameters = with_gradients(values)
+        self._adam = torch.optim.Adam(list(self.parameters.values()), lr=settings.peak_rate, fused=True)
+        self._silent = torch.zeros(settings.n_latents, dtype=torch.int64, device=device)  # rows since a latent fired
+        self._held_out = scaling.scaled(held_out.to(device))
+        self._train_nmse: float | None = None
+        self._gap = 1.0  # NMSE of held-out rows over that of trained ones
+        self.steps_done = 0
+
+    def _plan(self) -> list[tuple[int, Method]]:
+        """From which step on which method is used, in rising order."""
+        settings = self.settings
+        k = settings.aim.value if settings.aim.kind == "l0" else min(DEFAULT_K, settings.n_latents / 4)
+        if settings.architecture == "topk":
+            return [(0, RowTopK(k))]
+        if settings.architecture in ("gated", "standard"):
+            return [(0, GatedSAE(1.0) if settings.architecture == "gated" else Standard(1.0))]
+        first: list[tuple[int, Method]] = [(0, BatchTopK(k))]
+        if settings.architecture == "batchtopk":
+            return first
+        rate = settings.objective == "rate"
+        begin = max(1, int(_BEGIN_AS_TOPK["rate" if rate else "jumprelu"] * settings.n_steps))
+        return [*first, (begin, Rate(1.0, self._costs) if rate else Jump(1.0))]
+
+    @property
+    def method(self) -> Method:
+        """That of the next step."""
+        at = min(self.steps_done, self.settings.n_steps - 1)
+        return [method for begin, method in self._methods if begin <= at][-1]
+
+    def train(self, batches: Iterator[Tensor]) -> Iterator[Meter]:
+        """Take the steps that are left, one for each of `batches`, float32 (B, d); yields after each."""
+        for x in batches:
+            if self.steps_done >= self.settings.n_steps:
+                return
+            self._step(self._scaling.scaled(x.to(self._device, torch.float32)))
+            yield self.meter()
+
+    def _step(self, x: Tensor) -> None:
+        for begin, method in self._methods:
+            if begin == self.steps_done and isinstance(method, Jump):
+                before = self._methods[0][1]
+                assert isinstance(before, BatchTopK)
+                method.begin(self.parameters, before.threshold)
+        batch, method = Batch(x, self.parameters, self._products), self.method
+        outcome = method.step(batch, self.settings.nested)
+        loss = outcome.loss + self._revival(x, outcome.missed)
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        stay_on_sphere(self.parameters["w_dec"])
+        for group in self._adam.param_groups:
+            group["lr"] = self.settings.peak_rate * self._share()
+        self._adam.step()
+        to_unit_rows(self.parameters["w_dec"])
+        self._take_note(outcome)
+        self.steps_done += 1
+        if self.steps_done % _HELD_OUT_EVERY == 0:
+            self._look_at_held_out()
+        self._steer()
+
+    def _share(self) -> float:
+        """Of the learning rate's height."""
+        done, n = self.steps_done, self.settings.n_steps
+        return min((done + 1) / (_WARM_UP * n), (n - done) / (_DECAY * n), 1.0)
+
+    def _revival(self, x: Tensor, missed: Tensor) -> Tensor | float:
+        """The loss of dead latents that are to reconstruct what the others leave."""
+        dead = torch.nonzero(self._silent >= _DEAD_ROWS).view(-1)
+        if not len(dead):
+            return 0.0
+        chosen = torch.randperm(len(dead), generator=self._draws)[:_MAX_REVIVED].to(self._device)
+        dead, p = dead[chosen], self.parameters
+        revived = torch.addmm(p["b_enc"][dead], x - p["b_dec"].detach(), p["w_enc"][dead].t()).relu()
+        return _AUXILIARY * (revived @ p["w_dec"][dead] + missed).square().sum(1).mean()
+
+    @torch.no_grad()
+    def _take_note(self, outcome: Outcome) -> None:
+        places = outcome.places
+        self._costs.add(places, outcome.values)
+        fired = torch.zeros_like(self._silent, dtype=torch.bool)
+        fired[places.latents] = True
+        self._silent = torch.where(fired, 0, self._silent + places.n_rows)
+        nmse = float(outcome.missed.square().sum(1).mean()) / outcome.missed.shape[1]
+        if not math.isfinite(nmse):
+            raise InputError(
+                f"the training diverged at step {self.steps_done:,}: try a learning rate below "
+                f"{self.settings.peak_rate:g}"
+            )
+        before = self._train_nmse
+        self._train_nmse = nmse if before is None else _SMOOTH * before + (1 - _SMOOTH) * nmse
+
+    @torch.no_grad()
+    def _look_at_held_out(self) -> None:
+        """How much worse held-out rows are than trained ones."""
+        if not len(self._held_out):
+            return
+        first = self.steps_done // _HELD_OUT_EVERY * self.settings.batch % len(self._held_out)
+        x = self._held_out[first : first + self.settings.batch]
+        batch = Batch(x, self.parameters, self._products)
+        places, values = self.method.codes(batch)
+        nmse = float(batch.error(batch.decoded(places, values))) / x.shape[1]
+        assert self._train_nmse is not None
+        self._gap = 0.8 * self._gap + 0.2 * min(max(nmse / max(self._train_nmse, 1e-9), 0.5), 2.0)
+
+    def _steer(self) -> None:
+        aim, method = self.settings.aim, self.method
+        if aim.kind == "l0":
+            if self.settings.architecture not in TOP_K and not isinstance(method, BatchTopK):
+                method.steer(math.log(max(self._costs.l0, 1e-3) / aim.value))
+        elif aim.kind == "nmse":
+            excess = math.log(aim.value / max(self.nmse, 1e-9))
+            early = self.steps_done < _LOOSEN_FROM * self.settings.n_steps
+            method.steer(max(excess, 0.0) if early else excess)
+        else:
+            method.steer(math.log(max(self.bits, 1e-3) / aim.value))
+
+    @property
+    def nmse(self) -> float:
+        """Of held-out rows, as far as the last steps tell."""
+        return (1.0 if self._train_nmse is None else self._train_nmse) * self._gap
+
+    @property
+    def bits(self) -> float:
+        """A row, estimated, at the step that goes with the pressure, or 0.4 of the activations' mean."""
+        method = self.method
+        step = method.step_size if isinstance(method, Rate) else 0.4 * self._costs.mean_activation
+        return self._costs.bits_per_row(step)
+
+    def meter(self) -> Meter:
+        """Where it stands."""
+        dead = float((self._silent >= _DEAD_ROWS).float().mean())
+        return Meter(self.steps_done, self.nmse, self._costs.l0, self.bits, dead, self.method.pressure)
+
+    def sae(self) -> SAE:
+        """The SAE as it is now, in the units of the data, on the CPU. Encoder subtracts b_dec."""
+        p = {name: tensor.detach().cpu() for name, tensor in self.parameters.items()}
+        scale = self._scaling.scale
+        nonlinearity = self.method.nonlinearity(p, scale)
+        gated = isinstance(self.method, GatedSAE)
+        b_enc = torch.zeros_like(p["b_enc"]) if gated else p["b_enc"] / scale  # a gated SAE's is its b_gate
+        encoder = Encoder(p["w_enc"].t().contiguous(), b_enc, nonlinearity, True)
+        kind = "jumprelu" if isinstance(self.method, BatchTopK) else self.method.kind
+        return SAE(p["w_dec"].clone(), p["b_dec"] / scale, encoder, kind)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and numbers from which `restore` goes on as if nothing had happened."""
+        tensors = {f"parameter.{name}": tensor.detach() for name, tensor in self.parameters.items()}
+        for name, tensor in self.parameters.items():
+            for key, value in self._adam.state.get(tensor, {}).items():
+                tensors[f"adam.{name}.{key}"] = value
+        tensors |= {f"costs.{name}": tensor for name, tensor in self._costs.state().items()}
+        tensors |= {"silent": self._silent, "draws": self._draws.get_state()}
+        numbers = {
+            "steps_done": self.steps_done,
+            "train_nmse": self._train_nmse,
+            "gap": self._gap,
+            "methods": [method.state() for _, method in self._methods],
+        }
+        return tensors, numbers
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same settings, rows and device; KeyError or RuntimeError when it is of others."""
+        for name, tensor in self.parameters.items():
+            tensor.copy_(tensors[f"parameter.{name}"])
+            prefix = f"adam.{name}."
+            held = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            if held:
+                self._adam.state[tensor] = {
+                    key: value.clone() if key == "step" else value.to(self._device, copy=True)
+                    for key, value in held.items()
+                }
+        self._costs.restore({key.removeprefix("costs."): t for key, t in tensors.items() if key.startswith("costs.")})
+        self._silent.copy_(tensors["silent"])
+        self._draws.set_state(tensors["draws"].cpu())
+        self.steps_done, self._gap = numbers["steps_done"], numbers["gap"]
+        self._train_nmse = numbers["train_nmse"]
+        for (_, method), state in zip(self._methods, numbers["methods"], strict=True):
+            method.restore(state)
