@@ -23,7 +23,7 @@ from saecodec.formats.atomic_folder import atomic_folder
 from saecodec.formats.checkpoints import load_sae
 from saecodec.formats.saelens import SAELensConfig
 from saecodec.formats.saelens_writer import LAYOUT, write_saelens
-from saecodec.nonlinearity import AbsTopK, GroupMax, SignedTopK, TanhReLU, TopK
+from saecodec.nonlinearity import AbsTopK, GroupMax, JumpReLU, SignedTopK, TanhReLU, TopK
 from saecodec.sae import SAE
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "saelens"
@@ -195,7 +195,8 @@ def test_nothing_is_overwritten_and_what_fails_is_told_of_the_folder_to_be(sae: 
 
 def test_views_of_one_tensor_and_a_deterministic_encoder_are_written(sae: SAE, tmp_path: Path) -> None:
     encoder: Any = sae.encoder
-    tied = deterministic(replace(sae, encoder=replace(encoder, w_enc=sae.w_dec.T)))
+    encoder = replace(encoder, w_enc=sae.w_dec.T, nonlinearity=JumpReLU(encoder.b_enc))
+    tied = deterministic(replace(sae, encoder=encoder, architecture="jumprelu"))
     path = written(tied, tmp_path)
     assert load_sae(path, "cpu").sae_id == tied.sae_id
 
