@@ -42,7 +42,7 @@ class Rate(Jump):
     @property
     def step_size(self) -> float:
         """The quantizer's step that goes with the pressure."""
-        return math.sqrt(self.pressure / DEFAULT_SLOPE)
+        return math.sqrt(max(self.pressure, self.least) / DEFAULT_SLOPE)
 
     def begin(self, parameters: Parameters, threshold: float) -> None:
         super().begin(parameters, threshold)
