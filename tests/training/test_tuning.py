@@ -20,18 +20,17 @@ from saecodec.sae import SAE
 from saecodec.training import Aim, tuning
 from saecodec.training.tuning import Coded, code, tune
 
-F, D = 24, 12
+F, D = 16, 40
 
 
 def problem(n: int = 600) -> tuple[SAE, NDArray[np.float32]]:
     """Rows of few directions, and an SAE that has them, with thresholds that are too low."""
     draw = np.random.default_rng(0)
-    w = draw.normal(size=(F, D))
-    w /= np.linalg.norm(w, axis=1, keepdims=True)
-    z = (draw.random((n, F)) < 0.08) * draw.uniform(1, 3, (n, F))
-    x = (z @ w + 0.05 * draw.normal(size=(n, D))).astype(np.float32)
+    w = np.linalg.qr(draw.normal(size=(D, F)))[0].T
+    z = (draw.random((n, F)) < 0.12) * draw.uniform(0.2, 2, (n, F))
+    x = (z @ w + 0.15 * draw.normal(size=(n, D))).astype(np.float32)
     w_dec = torch.from_numpy(w.astype(np.float32))
-    encoder = Encoder(w_dec.t().contiguous(), torch.zeros(F), JumpReLU(torch.full((F,), 0.5)), True)
+    encoder = Encoder(w_dec.t().contiguous(), torch.zeros(F), JumpReLU(torch.full((F,), 0.3)), True)
     return SAE(w_dec, torch.zeros(D), encoder, "jumprelu"), x
 
 
@@ -39,7 +38,7 @@ SAE_, X = problem()
 
 
 def with_factor(factor: float) -> SAE:
-    encoder = Encoder(SAE_.encoder.w_enc, SAE_.encoder.b_enc, JumpReLU(torch.full((F,), 0.5 * factor)), True)  # type: ignore[union-attr]
+    encoder = Encoder(SAE_.encoder.w_enc, SAE_.encoder.b_enc, JumpReLU(torch.full((F,), 0.3 * factor)), True)  # type: ignore[union-attr]
     return SAE(SAE_.w_dec, SAE_.b_dec, encoder, "jumprelu")
 
 
@@ -49,21 +48,21 @@ def test_bits_and_error_are_those_of_a_packed_chunk_that_decodes(step: Step) -> 
     store: list = []  # type: ignore[type-arg]
     codec = fit_features(SAE_, [SAE_.features(X)], step, store)
     layers = Layers(store[0])
-    packed = codec.pack(layers)
+    packed = codec.pack(layers)  # without loss: tests/test_codec.py
     assert found.bits == 8 * (sum(map(len, packed)) + len(codec.table_frames())) / len(X)
-    rows = codec.reconstruct(codec.unpack(packed).base if hasattr(codec, "unpack") else store[0])
+    rows = codec.reconstruct(store[0])
     nmse = ((rows - X).astype(np.float64) ** 2).sum() / ((X - X.mean(0)).astype(np.float64) ** 2).sum()
     assert found.nmse == pytest.approx(nmse, rel=1e-5)
     assert found.step == codec.quantizer.step
     assert found.l0 == len(store[0].latents) / len(X)
 
 
-@pytest.mark.parametrize("aim", [Aim("nmse", 0.25), Aim("nmse", 0.4), Aim("bits", 14), Aim("bits", 24)], ids=str)
+@pytest.mark.parametrize("aim", [Aim("nmse", 0.35), Aim("nmse", 0.5), Aim("bits", 9), Aim("bits", 20)], ids=str)
 def test_the_aim_is_met_and_no_factor_of_a_grid_is_better(aim: Aim) -> None:
     sae, found = tune(SAE_, X, aim)
     reached, other = (found.nmse, found.bits) if aim.kind == "nmse" else (found.bits, found.nmse)
     assert 0.9 * aim.value < reached <= 1.02 * aim.value
-    torch.testing.assert_close(sae.encoder.nonlinearity.threshold, torch.full((F,), 0.5 * found.factor))  # type: ignore[union-attr]
+    torch.testing.assert_close(sae.encoder.nonlinearity.threshold, torch.full((F,), 0.3 * found.factor))  # type: ignore[union-attr]
     again = code(sae, X, Step(found.step, False))
     assert (again.bits, again.nmse) == pytest.approx((found.bits, found.nmse), rel=1e-6)
     for factor, step in itertools.product(tuning._FACTORS, np.geomspace(0.05, 2.5, 12)):
