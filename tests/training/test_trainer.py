@@ -169,7 +169,7 @@ def test_dead_latents_come_to_life_again(monkeypatch: pytest.MonkeyPatch) -> Non
             pass
         dead[weight] = made.meter().dead
     assert dead[0.0] >= 4 / F
-    assert dead[1.0] <= 1 / F
+    assert dead[1.0] < 2 / F
 
 
 def test_a_training_that_diverges_says_so() -> None:
