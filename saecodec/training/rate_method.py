@@ -26,7 +26,7 @@ from saecodec.training.parameters import Batch, Parameters
 from saecodec.training.running_costs import RunningCosts
 from saecodec.training.sparse_products import Places
 
-_OWN: Final = 0.5
+_OWN: Final = 1.0
 """Weight of the encoder's own loss beside the searched codes' error: how much the decoder listens to it."""
 _NOISE: Final = 1 / (12 * DEFAULT_SLOPE)
 """Squared error that rounding adds to an active latent, step^2 / 12, in bits at the pressure."""

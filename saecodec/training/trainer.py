@@ -28,6 +28,7 @@ _AUXILIARY: Final = 1 / 32  # weight of the loss that revives dead latents (Gao 
 _DEAD_ROWS: Final = 20_000  # a latent that did not fire in so many rows is dead
 _MAX_REVIVED: Final = 256  # dead latents in a step, drawn at random: the auxiliary loss is to stay cheap
 _LOOSEN_FROM: Final = 0.3  # of the steps: until then the error falls by itself, and more active latents are no answer
+_BEFORE_SEARCH: Final = 1.25  # of an NMSE aimed at: what a search of as many latents takes away again, about
 _SMOOTH: Final = 0.9  # of running figures, at a step
 _HELD_OUT_EVERY: Final = 25  # steps
 
@@ -68,6 +69,7 @@ class Trainer:
         self._adam = torch.optim.Adam(list(self.parameters.values()), lr=settings.peak_rate, fused=True)
         self._silent = torch.zeros(settings.n_latents, dtype=torch.int64, device=device)  # rows since a latent fired
         self._held_out = scaling.scaled(held_out.to(device))
+        self._searches = settings.objective == "rate"
         self._train_nmse: float | None = None
         self._gap = 1.0  # NMSE of held-out rows over that of trained ones
         self.steps_done = 0
@@ -173,7 +175,8 @@ class Trainer:
             if self.settings.architecture not in TOP_K and not isinstance(method, BatchTopK):
                 method.steer(math.log(max(self._costs.l0, 1e-3) / aim.value))
         elif aim.kind == "nmse":
-            excess = math.log(aim.value / max(self.nmse, 1e-9))
+            value = aim.value * (_BEFORE_SEARCH if self._searches and not isinstance(method, Rate) else 1.0)
+            excess = math.log(value / max(self.nmse, 1e-9))
             early = self.steps_done < _LOOSEN_FROM * self.settings.n_steps
             method.steer(max(excess, 0.0) if early else excess)
         else:
