@@ -171,4 +171,4 @@ def sweep_text(output: str, facts: Mapping[str, Any], report: dict[str, Any]) ->
     if edges:
         lines.append("* the narrowest or the widest of the grid: beyond it may be a better one")
     lines.append(printable(f"{output}: the SAEs, sweep.json, compare.html and compare.json"))
-    return compare_text(report) + "\n\n" + "\n".join(lines)
+    return compare_text(report, "saecodec compare --residual") + "\n\n" + "\n".join(lines)

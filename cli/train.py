@@ -117,7 +117,8 @@ def train(
     --resume, to the same SAE.
 
     With --sweep, an SAE is trained for each width with each k (or NMSE, or bits). They are compared as compare does,
-    and at each NMSE the MDL-SAE is named: the one with the fewest bits a row. Stopped, the same command goes on.
+    and at each NMSE the MDL-SAE is named: the one with the fewest bits a row. Stopped, the same command goes on. An SAE
+    of other settings in its place stops it, unless --force replaces that one.
 
     \b
     Examples:

@@ -147,6 +147,7 @@ def test_a_sweep_names_the_mdl_sae_and_run_again_it_trains_nothing(folder, tmp_p
     assert "the MDL-SAE among 3, on 200 rows of" in result.stdout
     assert "decoder shared by 200 rows  bits/row  decoder shared by 600 rows  bits/row\n" in result.stdout
     assert "no SAE reaches NMSE 0.01: " in result.stdout
+    assert "with saecodec compare --residual, a layer codes" in result.stdout  # train has no such option
     names = ["F12_k2", "F12_k4", "F4_k2", "compare.html", "compare.json", "sweep.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     again = run(*arguments, "--k", "2,4", *options, "--json")
