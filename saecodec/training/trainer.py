@@ -77,7 +77,8 @@ class Trainer:
     def _plan(self) -> list[tuple[int, Method]]:
         """From which step on which method is used, in rising order."""
         settings = self.settings
-        k = settings.aim.value if settings.aim.kind == "l0" else min(DEFAULT_K, settings.n_latents / 4)
+        width = len(self._scaling.mean)
+        k = settings.aim.value if settings.aim.kind == "l0" else min(DEFAULT_K, settings.n_latents / 4, width / 4)
         if settings.architecture == "topk":
             return [(0, RowTopK(k))]
         if settings.architecture in ("gated", "standard"):
@@ -87,7 +88,7 @@ class Trainer:
             return first
         rate = settings.objective == "rate"
         begin = max(1, int(_BEGIN_AS_TOPK["rate" if rate else "jumprelu"] * settings.n_steps))
-        return [*first, (begin, Rate(1.0, self._costs) if rate else Jump(1.0))]
+        return [*first, (begin, Rate(1.0, self._costs, settings.aim) if rate else Jump(1.0))]
 
     @property
     def method(self) -> Method:
