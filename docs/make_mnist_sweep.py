@@ -19,6 +19,7 @@ from typing import Any
 
 import paper_text
 from mnist_sweep_text import shown, title_of, told
+from paper_mnist_counts import IMAGES
 from paper_mnist_figures import plot_features
 from paper_mnist_shapes import most_used
 
@@ -45,17 +46,20 @@ def command(output: str, tokens: int) -> list[str]:
     return ["train", TRAIN, "-o", output, "--sweep", *grid, "--test", TEST, "--at", listed(TARGETS), "--search", "none"]
 
 
+def taken(at: dict[str, Any], n_rows: int) -> dict[str, Any]:
+    """Bits per image of an SAE at a target. total_many: decoder and tables shared by `IMAGES`, not by `n_rows`."""
+    kept = {name: at[name] for name in ("bits_per_row", "interval", "total_bits_per_row", "tables_bits_per_row")}
+    tables = at["tables_bits_per_row"]
+    many = at["bits_per_row"] - tables + (tables + at["sae_bits_per_row"]) * n_rows / IMAGES
+    return kept | {"total_many": many}
+
+
 def facts_of(report: dict[str, Any], saes: Path) -> dict[str, Any]:
     """What is kept of a comparison: verdicts, and of each SAE its training and what it takes at the targets."""
     found = {}
     for sae in report["saes"]:
         training = json.loads((saes / sae["name"] / "training.json").read_text())
-        at = {
-            key: one
-            if "missing" in one
-            else {name: one[name] for name in ("bits_per_row", "interval", "total_bits_per_row", "tables_bits_per_row")}
-            for key, one in sae["at"].items()
-        }
+        at = {key: one if "missing" in one else taken(one, report["rows"]) for key, one in sae["at"].items()}
         found[sae["name"]] = {
             "width": sae["n_latents"],
             "k": training["settings"]["aim"]["value"],
@@ -66,7 +70,11 @@ def facts_of(report: dict[str, Any], saes: Path) -> dict[str, Any]:
             "at": at,
         }
     keys = ("mdl", "ties", "mdl_with_sae", "ties_with_sae", "shortest_from_rows")
-    verdicts = {key: {name: one[name] for name in keys} for key, one in report["at"].items()}
+    verdicts = {}
+    for key, one in report["at"].items():
+        many = {name: sae["at"][key]["total_many"] for name, sae in found.items() if "missing" not in sae["at"][key]}
+        best = min(many, key=lambda name, many=many: many[name], default=None)  # type: ignore[misc]
+        verdicts[key] = {name: one[name] for name in keys} | {"mdl_many": best}
     kept = {key: report[key] for key in ("version", "rows", "search", "weights", "targets")}
     return kept | {"bootstrap": report["bootstrap"]["unit"], "saes": found, "at": verdicts}
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from make_context import table
+from paper_mnist_counts import IMAGES
 from paper_mnist_page import filled
 
 Facts = dict[str, Any]
 SHOWN = "0.25"
 """The target at which the picture's SAE is the shortest."""
-_ALONE, _WITH = ("mdl", "bits_per_row"), ("mdl_with_sae", "total_bits_per_row")
+_ALONE, _MANY = ("mdl", "bits_per_row"), ("mdl_many", "total_many")
+_COUNTS = (_ALONE, ("mdl_with_sae", "total_bits_per_row"), _MANY)
 
 
 def name_of(sae: Facts) -> str:
@@ -20,8 +22,8 @@ def name_of(sae: Facts) -> str:
 
 
 def best_shown(facts: Facts) -> str | None:
-    """The shortest at the picture's target, with its decoder."""
-    name: str | None = facts["at"][SHOWN]["mdl_with_sae"]
+    """The shortest at the picture's target, its decoder shared by many images."""
+    name: str | None = facts["at"][SHOWN]["mdl_many"]
     return name
 
 
@@ -29,7 +31,7 @@ def title_of(facts: Facts, name: str) -> str:
     """What stands above an SAE's decoder images: which it is, and what it takes."""
     sae = facts["saes"][name]
     at = sae["at"][SHOWN]
-    bits = f"NMSE above {SHOWN}" if "missing" in at else f"{at['total_bits_per_row']:.0f} bits with its decoder"
+    bits = f"NMSE above {SHOWN}" if "missing" in at else f"{at['total_many']:.1f} bits"
     return f"{name_of(sae)}\n{'MDL-SAE, ' if name == best_shown(facts) else ''}{bits}"
 
 
@@ -60,29 +62,32 @@ def _how(facts: Facts) -> str:
         f"docs/mnist_sweep.json). On {facts['machine']}, training took {training:.0f} minutes{altogether}. It is on "
         f"{images:,} images, those of the training set that are not held out; all figures here are of the "
         f"{facts['rows']:,} test images, with search {facts['search']}, decoders in {facts['weights']}, tables "
-        "counted. The SAEs are not those of the tables above, which were trained otherwise; the MDL-SAE is chosen on "
-        "the images that it is judged by."
+        f"counted, and intervals are 95 %, by resampling {facts['bootstrap']}. The "
+        "SAEs are not those of the tables above, which were trained otherwise; the MDL-SAE is chosen on the images "
+        "that it is judged by."
     )
 
 
 def _verdicts(facts: Facts) -> str:
     rows = []
     for key, verdict in facts["at"].items():
+        if verdict["mdl"] is None:
+            rows.append([key, "no SAE reaches it", *[""] * 4])
+            continue
         cells = [key]
-        for which, bits in (_ALONE, _WITH):
-            name = verdict[which]
-            if name is None:
-                cells += ["no SAE reaches it", "", ""]
-                continue
-            sae, ties = facts["saes"][name], verdict["ties" if which == "mdl" else "ties_with_sae"]
+        for which, bits in _COUNTS:
+            sae = facts["saes"][verdict[which]]
             at = sae["at"][key]
-            interval = f" ({' to '.join(map(_end, at['interval']))})" if which == "mdl" else ""
-            tied = "; ".join(name_of(facts["saes"][tie]) for tie in ties) or "none"
-            cells += [name_of(sae), f"**{at[bits]:.1f}**{interval}", tied]
+            interval = f" ({' to '.join(map(_end, at['interval']))})" if bits == "bits_per_row" else ""
+            cells += [name_of(sae), f"**{at[bits]:.1f}**{interval}"]
+        ties = ["; ".join(name_of(facts["saes"][name]) for name in verdict[of]) for of in ("ties", "ties_with_sae")]
+        for place, tied in zip((1, 3), ties, strict=True):
+            cells[place] += f" (ties: {tied})" if tied else ""
         rows.append(cells)
-    head = ["NMSE", "MDL-SAE, decoder out", "bits/image (95 %)", "ties"]
-    head += [f"decoder shared by the {facts['rows']:,} images", "bits/image", "ties"]
-    return table(head, rows)
+    head = ["NMSE", "MDL-SAE, decoder out", "bits/image (95 %)"]
+    for n_rows in (facts["rows"], IMAGES):
+        head += [f"decoder and tables shared by {n_rows:,} images", "bits/image"]
+    return table(head, [[*row, *[""] * (len(head) - len(row))] for row in rows])
 
 
 def _end(value: float | None) -> str:
@@ -90,9 +95,9 @@ def _end(value: float | None) -> str:
 
 
 def _edges(facts: Facts) -> str:
-    """Where in the grid the shortest lie, and by how many images the decoder is shared."""
+    """Where in the grid the shortest lie, and which it is by how many images share the decoder."""
     out = []
-    for (which, _), what in ((_ALONE, "With the decoder out"), (_WITH, "With the decoder in")):
+    for (which, _), what in ((_ALONE, "With the decoder out"), (_MANY, f"Shared by {IMAGES:,} images")):
         places: dict[str, list[str]] = {}
         for key, verdict in facts["at"].items():
             if verdict[which] is not None:
@@ -127,7 +132,7 @@ def _and(keys: list[str]) -> str:
 def _grids(facts: Facts) -> list[str]:
     out = []
     for key in facts["at"]:
-        show = [_shown(facts, key, which, bits) for which, bits in (_ALONE, _WITH)]
+        show = [_shown(facts, key, which, bits) for which, bits in (_ALONE, _MANY)]
         ks = sorted({sae["k"] for sae in facts["saes"].values()})
         by_place = {(sae["width"], sae["k"]): name for name, sae in facts["saes"].items()}
         rows = []
@@ -137,7 +142,7 @@ def _grids(facts: Facts) -> list[str]:
                 [str(width), *("" if name is None else " / ".join(one(name) for one in show) for name in names)]
             )
         head = ["width", *(f"k = {k:g}" for k in ks)]
-        out += [f"NMSE {key}, bits an image without the decoder / with it:", table(head, rows)]
+        out += [f"NMSE {key}, bits an image, decoder out / shared by {IMAGES:,} images:", table(head, rows)]
     return [*out, "A dash: the SAE's own error is above the target. Bold: the fewest."]
 
 
@@ -154,11 +159,12 @@ def _shown(facts: Facts, key: str, which: str, bits: str) -> Callable[[str], str
 def _picture(facts: Facts) -> str:
     names, best = shown(facts), best_shown(facts)
     each = "; ".join(name_of(facts["saes"][name]) for name in names)
-    middle = (
-        "" if best is None else f" {name_of(facts['saes'][best])} is the shortest at NMSE {SHOWN}, decoder counted."
-    )
+    best_told = ""
+    if best is not None:
+        name, how = name_of(facts["saes"][best]), "as the bits above each sheet are counted"
+        best_told = f" The shortest at NMSE {SHOWN} is {name}, its decoder shared by {IMAGES:,} images, {how}."
     return (
         "![Decoder images of three SAEs of the sweep](mnist_decoder.png)\n\n"
         "Decoder images of the 24 latents that fire most in test images, the most frequent first, of three SAEs: "
-        f"{each}.{middle} Red is ink, blue takes it away, each image by its own largest value."
+        f"{each}.{best_told} Red is ink, blue takes it away, each image by its own largest value."
     )
