@@ -29,7 +29,7 @@ help:
 	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder; 2 minutes)"
 	@echo "make paper        measure (b) to (d) of docs/paper.md again (DATA=folder; an hour), not (a)"
 	@echo "make paper-mnist  measure (a), docs/paper_mnist.md again (DATA=folder, MNIST_SAES=folder; an hour)"
-	@echo "make mnist-sweep  run the sweep over MNIST of docs/paper.md again: docs/mnist_sweep.json (DATA=folder; half an hour)"
+	@echo "make mnist-sweep  run the sweep over MNIST of docs/paper.md again: docs/mnist_sweep.json (DATA=folder; 15 minutes)"
 	@echo "make training     measure docs/training.json again, which docs/training.md shows (DATA=folder)"
 	@echo "make clean        remove .venv, build outputs and caches"
 

@@ -131,7 +131,9 @@ def _and(keys: list[str]) -> str:
 
 def _grids(facts: Facts) -> list[str]:
     out = []
-    for key in facts["at"]:
+    for key, verdict in facts["at"].items():
+        if verdict["mdl"] is None:
+            continue
         show = [_shown(facts, key, which, bits) for which, bits in (_ALONE, _MANY)]
         ks = sorted({sae["k"] for sae in facts["saes"].values()})
         by_place = {(sae["width"], sae["k"]): name for name, sae in facts["saes"].items()}
