@@ -8,7 +8,7 @@ from typing import Any
 
 from make_context import table
 
-BEGIN, END = "<!-- measured: make training -->", "<!-- end of what was measured -->"
+BEGIN, END = "<!-- tables: docs/training_text.py -->", "<!-- end of tables -->"
 _NAMES = {
     "rate_nmse0.2": "rate, aimed at NMSE 0.2",
     "rate_nmse0.15": "rate, aimed at NMSE 0.15",
