@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -q -n 2
 
 .PHONY: help demo test lint fuzz api compatibility results checkpoints inputs rd context latents store recovery \
-	folders determinism compare paper paper-mnist clean
+	folders determinism compare paper paper-mnist mnist-sweep training clean
 
 help:
 	@echo "make demo         compress the bundled activations and show rate and distortion"
@@ -29,6 +29,8 @@ help:
 	@echo "make compare      compare all SAEs of the shared data again: docs/compare.json, pages in build/ (DATA=folder; 2 minutes)"
 	@echo "make paper        measure (b) to (d) of docs/paper.md again (DATA=folder; an hour), not (a)"
 	@echo "make paper-mnist  measure (a), docs/paper_mnist.md again (DATA=folder, MNIST_SAES=folder; an hour)"
+	@echo "make mnist-sweep  run the sweep over MNIST of docs/paper.md again: docs/mnist_sweep.json (DATA=folder; 15 minutes)"
+	@echo "make training     measure docs/training.json again, which docs/training.md shows (DATA=folder)"
 	@echo "make clean        remove .venv, build outputs and caches"
 
 # torch goes first and alone: constraints.txt says why.
@@ -105,11 +107,16 @@ recovery: $(STAMP)
 compare: $(STAMP)
 	$(BIN)/python docs/make_compare.py $(DATA)
 
-# docs/train_mnist.py skips the SAEs that are there already.
+# Trains the SAEs that are not there yet.
 MNIST_SAES ?= build/mnist_saes
 paper-mnist: $(STAMP)
-	$(BIN)/python docs/train_mnist.py $(DATA) $(MNIST_SAES)
 	$(BIN)/python docs/paper_mnist.py $(DATA) $(MNIST_SAES)
+
+mnist-sweep: $(STAMP)
+	$(BIN)/python docs/make_mnist_sweep.py $(DATA)
+
+training: $(STAMP)
+	$(BIN)/python docs/make_training.py $(DATA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,8 +10,8 @@ from saecodec.cli.render import columns_text, count, groups_text, number, size
 _MUCH: Final = 0.1  # of the bits: what tables take is told above this
 
 
-def compare_text(report: dict[str, Any]) -> str:
-    """Verdicts at each target, then what each SAE takes."""
+def compare_text(report: dict[str, Any], residual: str = "--residual") -> str:
+    """Verdicts at each target, then what each SAE takes. residual: how a residual layer is asked for."""
     told, layer = report["bootstrap"], " with a residual layer" if report["residual"] else ""
     head = (
         f"{report['input']}: {count(report['rows'], 'row')} of {report['width']} values; search {report['search']}"
@@ -20,14 +20,14 @@ def compare_text(report: dict[str, Any]) -> str:
     kept = report["selection"]
     if kept["rows_in_input"] != report["rows"]:
         head += f"\n{kept['rows_in_input'] - report['rows']:,} rows of {kept['rows_in_input']:,} are left out"
-    lines = [head, *(_target_text(report, key) for key in report["at"]), _curves_text(report)]
+    lines = [head, *(_target_text(report, key, residual) for key in report["at"]), _curves_text(report)]
     for sae in report["saes"]:
         told_of = f"groups of rows in the file of {sae['name']} nearest to NMSE {report['targets'][0]:g}"
         lines += ["\n".join(part) for part in [groups_text(sae["detail"], told_of)] if part]
     return "\n\n".join(lines)
 
 
-def _target_text(report: dict[str, Any], key: str) -> str:
+def _target_text(report: dict[str, Any], key: str, residual: str) -> str:
     verdict = report["at"][key]
     saes = sorted(report["saes"], key=lambda sae: sae["at"][key].get("bits_per_row", float("inf")))
     against = {pair["b"]: pair for pair in verdict["differences"] if pair["a"] == verdict["mdl"]}
@@ -53,7 +53,7 @@ def _target_text(report: dict[str, Any], key: str) -> str:
         table.append([sae["name"], *figures])
     out = [f"at NMSE {key}", columns_text(table, left=(0,))] if len(table) > 1 else [f"at NMSE {key}"]
     if missing:
-        way_out = "" if report["residual"] else "; with --residual, a layer codes what they leave"
+        way_out = "" if report["residual"] else f"; with {residual}, a layer codes what they leave"
         out.append(f"not reached by {', '.join(missing)}{way_out}")
     if heavy:
         out.append(f"of these bits, tables take {', '.join(heavy)}: more rows would share them")

@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saecodec.cli.options import codec_option, device_option, force_option, json_option, key_option, sae_option
+from saecodec.cli.sweeping import Several, aims_of, check_sweep, grid_told, sweep_options, sweep_told
 
 if TYPE_CHECKING:
     from saecodec.formats.array_source import ArraySource
-    from saecodec.training.settings import Aim
 
 _ARCHITECTURES = ("batchtopk", "topk", "jumprelu", "gated", "standard")
 
 
 @click.command(short_help="Train an SAE, for sparsity or for description length.")
 @click.argument("input", metavar="ACTS")
-@click.option("-o", "--output", required=True, metavar="SAE_DIR", help="Folder to write, in SAELens' layout.")
-@click.option("--width", "n_latents", type=click.IntRange(1), required=True, metavar="F", help="Latents.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="SAE_DIR",
+    help="Folder to write, in SAELens' layout; with --sweep, one that holds a folder for each SAE.",
+)
+@click.option("--width", "widths", type=Several(int), required=True, metavar="F", help="Latents. With --sweep F,F,...")
 @click.option(
     "--arch",
     type=click.Choice(_ARCHITECTURES),
@@ -33,9 +39,21 @@ _ARCHITECTURES = ("batchtopk", "topk", "jumprelu", "gated", "standard")
     show_default=True,
     help="What is paid for beside the error: active latents, or the bits that a .saec file takes for them.",
 )
-@click.option("--k", type=float, metavar="K", help="Active latents a row to aim at. Default: 32.")
-@click.option("--nmse", type=float, metavar="X", help="NMSE (FVU) of held-out rows to aim at, instead of a k.")
-@click.option("--bits", type=float, metavar="B", help="Bits a row, by the trainer's estimate, to aim at.")
+@click.option(
+    "--k", type=Several(float), metavar="K", help="Active latents a row to aim at. Default: 32. With --sweep K,K,..."
+)
+@click.option(
+    "--nmse",
+    type=Several(float),
+    metavar="X",
+    help="NMSE (FVU) of held-out rows to aim at, instead of a k. With --sweep X,X,...",
+)
+@click.option(
+    "--bits",
+    type=Several(float),
+    metavar="B",
+    help="Bits a row, by the trainer's estimate, to aim at. With --sweep B,B,...",
+)
 @click.option(
     "--nested",
     metavar="F1,F2,...",
@@ -54,7 +72,12 @@ _ARCHITECTURES = ("batchtopk", "topk", "jumprelu", "gated", "standard")
     "--lr", type=float, metavar="R", help="Peak learning rate of Adam. Default: 0.004, less above 4096 latents."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all draws.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint (SAE_DIR.checkpoint) of a stopped training.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the checkpoint (SAE_DIR.checkpoint) of a stopped training; a sweep does so by itself.",
+)
+@sweep_options
 @sae_option
 @codec_option
 @key_option
@@ -64,18 +87,22 @@ _ARCHITECTURES = ("batchtopk", "topk", "jumprelu", "gated", "standard")
 def train(
     input: str,
     output: str,
-    n_latents: int,
+    widths: tuple[int, ...],
     arch: str | None,
     objective: str,
-    k: float | None,
-    nmse: float | None,
-    bits: float | None,
+    k: tuple[float, ...] | None,
+    nmse: tuple[float, ...] | None,
+    bits: tuple[float, ...] | None,
     nested: str | None,
     tokens: int,
     batch: int,
     lr: float | None,
     seed: int,
     resume: bool,
+    sweep: bool,
+    test: str | None,
+    targets: tuple[float, ...] | None,
+    search: str | None,
     sae: str | None,
     codec: str | None,
     key: str | None,
@@ -89,6 +116,10 @@ def train(
     rows are held out: the targets are about these. A training that is stopped (Ctrl-C, or killed) goes on with
     --resume, to the same SAE.
 
+    With --sweep, an SAE is trained for each width with each k (or NMSE, or bits). They are compared as compare does,
+    and at each NMSE the MDL-SAE is named: the one with the fewest bits a row. Stopped, the same command goes on. An SAE
+    of other settings in its place stops it, unless --force replaces that one.
+
     \b
     Examples:
       saecodec train acts.npy -o sae --width 3072 --k 32
@@ -96,42 +127,29 @@ def train(
       saecodec train 'acts/*.pt' -o sae --width 16384 --arch topk --k 64 --tokens 50000000
       saecodec train acts.saec -s old_sae -o sae --width 6144 --nested 768,1536 --k 32
       saecodec train acts.npy -o sae --width 3072 --k 32 --resume
+      saecodec train acts.npy -o saes --sweep --width 64,128,256 --k 4,8,16 --test test.npy --at 0.2,0.3
     """
     from saecodec.cli.progress import progress_bar
+    from saecodec.formats.arrays import open_array
     from saecodec.formats.training import Run, train_array
-    from saecodec.training import Settings
+    from saecodec.training import Aim, Settings
 
-    settings = Settings(
-        n_latents,
-        arch or ("jumprelu" if objective == "rate" else "batchtopk"),
-        objective,
-        aim_of(k, nmse, bits, objective),
-        tokens,
-        batch,
-        lr,
-        widths_of(nested),
-        seed,
-    )
+    check_sweep(sweep, {"--width": widths, "--k": k, "--nmse": nmse, "--bits": bits}, (test, targets, search))
+    aims, narrower = aims_of(k, nmse, bits, objective), widths_of(nested)
+
+    def settings_of(width: int, aim: Aim) -> Settings:
+        kind = arch or ("jumprelu" if objective == "rate" else "batchtopk")
+        return Settings(width, kind, objective, aim, tokens, batch, lr, narrower, seed)
+
+    grid = grid_told(widths, aims, settings_of) if sweep else [settings_of(widths[0], aims[0])]
     source = rows_to_train_on(input, key, sae, codec)
-    run = Run(device, resume=resume, force=force)
-    with progress_bar() as progress:
-        facts = train_array(source, output, settings, run, progress=progress)
-    if as_json:
-        click.echo(json.dumps(facts | {"output": output}))
+    if sweep:
+        tested = None if test is None else open_array(test, key)
+        click.echo(sweep_told(source, output, grid, tested, targets, search, Run(device, force=force), as_json))
         return
-    click.echo(training_text(output, facts))
-
-
-def aim_of(k: float | None, nmse: float | None, bits: float | None, objective: str) -> Aim:
-    """What --k, --nmse and --bits ask for, of which one may be given."""
-    from saecodec.training.settings import DEFAULT_K, Aim
-
-    given = [(kind, value) for kind, value in (("l0", k), ("nmse", nmse), ("bits", bits)) if value is not None]
-    if len(given) > 1:
-        raise click.UsageError("--k, --nmse and --bits exclude each other: give one")
-    if not given and objective == "rate":
-        raise click.UsageError("--objective rate needs something to aim at: --nmse X, or --bits B")
-    return Aim(*(given or [("l0", DEFAULT_K)])[0])
+    with progress_bar() as progress:
+        facts = train_array(source, output, grid[0], Run(device, resume=resume, force=force), progress=progress)
+    click.echo(json.dumps(facts | {"output": output}) if as_json else training_text(output, facts))
 
 
 def widths_of(text: str | None) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Measures docs/paper_mnist.md, and writes it: `make paper-mnist DATA=path/to/data`.
 
-DATA holds `mnist/mnist_test.npz` and `saes/mnist_batchtopk_*`; the SAEs measured are those of docs/train_mnist.py.
-Every rate is that of files that were written and decoded again. Writes docs/paper_mnist.json, the figures and the page.
+DATA holds `mnist/mnist_train.npz`, `mnist/mnist_test.npz` and `saes/mnist_batchtopk_*`. The SAEs measured are those of
+paper_mnist_saes.py; what is missing of them is trained first. Every rate is that of files that were written and decoded
+again. Writes docs/paper_mnist.json, the figures and the page.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torch
 from paper_mnist_counts import parts_at, rates, verdict
 from paper_mnist_figures import plot_features, plot_rates
 from paper_mnist_page import cells, page
-from paper_mnist_shapes import shapes_of, shapes_of_images, use_of
+from paper_mnist_saes import grid, name_of, train_missing, training_of
+from paper_mnist_shapes import most_used, shapes_of, shapes_of_images
 
 import saecodec
 from saecodec.decoder_precision import INT8, with_precision
@@ -103,53 +105,49 @@ def candidate(folder: Path) -> Candidate:
     return Candidate(str(folder), lambda: saecodec.load_sae(folder))
 
 
-def in_grid(folders: Iterable[Path]) -> list[tuple[int, int, Path]]:
-    """Width, k and folder of SAEs called mnist_<width>_k<k>, by width and k."""
-    return sorted((*map(int, folder.name.removeprefix("mnist_").split("_k")), folder) for folder in folders)  # type: ignore[misc]
-
-
-def shapes(source: ArraySource, grid: list[tuple[int, int, Path]]) -> dict[str, Any]:
+def shapes(source: ArraySource, folders: Iterable[Path]) -> dict[str, Any]:
     """What the decoder images of each SAE look like, and how it was trained."""
-    saes = {
-        folder.name: shapes_of(saecodec.load_sae(folder), source)
-        | {"training": json.loads((folder / "training.json").read_text())}
-        for _, _, folder in grid
-    }
+    saes = {}
+    for folder in folders:
+        sae = saecodec.load_sae(folder)
+        saes[folder.name] = shapes_of(sae, source) | {"training": training_of(folder, sae, source)}
     return {"images": shapes_of_images(source), "saes": saes}
 
 
 def features_shown(source: ArraySource, folders: list[Path]) -> list[tuple[str, np.ndarray]]:
     """Titles and decoder images of the latents that fire most, (24, 784) for each SAE."""
-    shown = []
-    for folder in folders:
-        sae = saecodec.load_sae(folder)
-        most = np.argsort(-use_of(sae, source), kind="stable")[:FEATURES]
-        title = folder.name.removeprefix("mnist_").replace("_k", " latents, k = ")
-        shown.append((title, sae.w_dec.numpy()[most]))
-    return shown
+    return [
+        (
+            folder.name.removeprefix("mnist_").replace("_k", " latents, k = "),
+            most_used(saecodec.load_sae(folder), source, FEATURES),
+        )
+        for folder in folders
+    ]
 
 
 def main() -> None:
     """Measure what is asked for, and write the figures and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder of the shared data")
-    parser.add_argument("saes", type=Path, help="folder that docs/train_mnist.py wrote")
+    parser.add_argument("saes", type=Path, help="folder of the SAEs; what is missing is trained")
     parser.add_argument("--only", metavar="PART,...", help=f"measure these of {', '.join(PARTS)}; the others stay")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     source = open_array(arguments.data / "mnist" / "mnist_test.npz")
-    grid = in_grid(path.parent for path in arguments.saes.glob("mnist_*/training.json"))
-    every = [candidate(folder) for _, _, folder in grid]
-    layered = [candidate(folder) for width, _, folder in grid if width in RESIDUAL_WIDTHS]
+    wanted = grid()
+    folders = [arguments.saes / name_of(settings) for settings in wanted]
+    every = [candidate(folder) for folder in folders]
+    layered = [one for one, settings in zip(every, wanted, strict=True) if settings.n_latents in RESIDUAL_WIDTHS]
 
     def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    train_missing(open_array(arguments.data / "mnist" / "mnist_train.npz"), arguments.saes, wanted, log)
     parts: dict[str, Callable[[], Any]] = {
         "plain": lambda: plain(source, every, log),
         "residual": lambda: with_residual(source, layered, log),
         "shared": lambda: shared_saes(source, arguments.data, log),
-        "shapes": lambda: shapes(source, grid),
+        "shapes": lambda: shapes(source, folders),
         "baselines": lambda: baselines_at(sample_rows(source), TARGET, source.n_rows),
     }
     held = DOCS / "paper_mnist.json"

@@ -50,7 +50,8 @@ def plot_features(shown: Sequence[tuple[str, NDArray[np.float32]]], path: Path) 
     """Decoder images (N, 784) of SAEs side by side under their titles: red is ink, blue takes it away, each image by
     its own largest value."""
     rows = -(-len(shown[0][1]) // _COLUMNS)
-    figure = Figure(figsize=(10.5, 4.3), layout="constrained")
+    lines = max(title.count("\n") for title, _ in shown)
+    figure = Figure(figsize=(2.625 * len(shown), 4.3 + 0.35 * lines), layout="constrained")
     axes = figure.subplots(1, len(shown))
     for panel, (title, images) in zip(axes, shown, strict=True):
         scaled = images / np.abs(images).max(1, keepdims=True)

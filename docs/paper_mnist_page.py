@@ -10,7 +10,7 @@ from typing import Any
 
 from make_context import table
 from paper_mnist_counts import COUNTS, IMAGES
-from train_mnist import KS, WIDTHS
+from paper_mnist_saes import KS, WIDTHS
 
 Facts = dict[str, Any]
 
@@ -114,6 +114,7 @@ def page(facts: Facts) -> str:
     pca = facts["baselines"]["pca"]
     fields = {
         "machine": facts["machine"],
+        "trainer": trainer(training),
         "n_saes": len(saes),
         "minutes": f"{sum(one['seconds'] for one in training) / 60:.0f}",
         "steps": training[0]["steps"],
@@ -167,6 +168,18 @@ def page(facts: Facts) -> str:
             fields[f"{part}_{count}_bits"] = f"{verdicts[count]['bits']:.1f}"
             fields[f"{part}_{count}_ties"] = tied(facts, part, count)
     return filled((Path(__file__).parent / "paper_mnist.template.md").read_text().format(**fields))
+
+
+def trainer(training: Sequence[Facts]) -> str:
+    """What trained the SAEs of which the facts tell."""
+    if all("trainer" in one for one in training):
+        return f"`saecodec train` made them ({training[0]['trainer']}); docs/training.md says how it trains."
+    return (
+        "They were made before there was a `saecodec train`, by a script of this page alone, docs/train_mnist.py, "
+        "which the repository's history holds: the same BatchTopK steps, learning rate, schedule and auxiliary loss as "
+        "docs/training.md has them, but on all 60,000 images, which it did not scale, with latents that count as dead "
+        "after 20 steps. Who runs the command above now trains the grid by `saecodec train` and gets other SAEs."
+    )
 
 
 def filled(text: str) -> str:

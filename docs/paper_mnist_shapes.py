@@ -53,6 +53,12 @@ def use_of(sae: SAE, source: ArraySource) -> NDArray[np.float64]:
     return fires / source.n_rows
 
 
+def most_used(sae: SAE, source: ArraySource, n: int) -> NDArray[np.float32]:
+    """Decoder images of the latents that fire most, the most frequent first: (n, 784), or (F, 784) of fewer."""
+    images: NDArray[np.float32] = sae.w_dec.numpy()[np.argsort(-use_of(sae, source), kind="stable")[:n]]
+    return images
+
+
 def shapes_of(sae: SAE, source: ArraySource) -> dict[str, Any]:
     """Medians over latents, each as often as it fires: ink, pieces, firing rate. whole: share of the firings that are
     of latents with the ink of `WHOLE` or more. dead: share of the latents that never fire."""

@@ -1,4 +1,4 @@
-"""docs/paper.md from docs/paper.json, docs/paper_mnist.md and docs/paper.template.md."""
+"""docs/paper.md from docs/paper.json, docs/paper_mnist.md, docs/mnist_sweep.json and docs/paper.template.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from make_context import table
+from mnist_sweep_text import told
 
 DOCS = Path(__file__).parent
 NAMES = {
@@ -19,16 +20,23 @@ NAMES = {
 
 
 def write(held: dict[str, Any]) -> None:
-    """Write docs/paper.md; parts that were not measured yet are named as missing."""
+    """Write docs/paper.md."""
+    (DOCS / "paper.md").write_text(page(held))
+
+
+def page(held: dict[str, Any]) -> str:
+    """The text; parts that were not measured yet are named as missing."""
     sections = {"b": _table, "c": _splitting, "d": _hierarchy}
     fields = {part: text(held[part]) if part in held else "(not measured yet)" for part, text in sections.items()}
     mnist = DOCS / "paper_mnist.md"
     # Its own title goes: the section has one.
     fields["a"] = mnist.read_text().partition("\n")[2].strip() if mnist.exists() else "(not measured yet)"
+    sweep = DOCS / "mnist_sweep.json"
+    fields["sweep"] = told(json.loads(sweep.read_text())) if sweep.exists() else "(not measured yet)"
     text = (DOCS / "paper.template.md").read_text()
     for name, value in fields.items():
         text = text.replace("{" + name + "}", value)
-    (DOCS / "paper.md").write_text(text)
+    return text
 
 
 def _table(facts: dict[str, Any]) -> str:

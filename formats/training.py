@@ -61,12 +61,14 @@ def train_array(
     settings: Settings,
     run: Run | None = None,
     *,
+    rows: TrainingRows | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Train an SAE on the rows of an array, and write it to the folder `output`; returns what `training.json` tells.
 
     The SAEs of `settings.nested` go to folders beside it, `output-WIDTH`. Interrupted (Ctrl-C) or killed, a training
-    goes on from its checkpoint with `Run.resume`, to the same SAE as if it had not stopped.
+    goes on from its checkpoint with `Run.resume`, to the same SAE as if it had not stopped. rows: those of the source,
+    if they are at hand; they are read again where they are of other batches.
 
     Raises InputError (rows, settings, a checkpoint of another training), OutputError, CheckpointError.
     """
@@ -83,15 +85,10 @@ def train_array(
     if run.resume and not os.path.exists(held):
         raise InputError(f"{held}: there is no checkpoint to resume from: leave --resume out")
     device = available(run.device)
-    rows = TrainingRows(source, settings.batch, settings.seed, memory=run.memory, progress=progress)
+    if rows is None or not rows.serve(source, settings.batch, settings.seed):
+        rows = TrainingRows(source, settings.batch, settings.seed, memory=run.memory, progress=progress)
     trainer = Trainer(settings, rows.scaling, rows.held_out, device)
-    of = {
-        "settings": settings.to_json(),
-        "rows": [source.n_rows, source.width, rows.n_rows],
-        "mean": rows.scaling.mean.double().square().sum().item(),
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-    }
+    of = identity(settings, source, rows, device)
     told: dict[str, Any] = {"seconds": 0.0, "curve": []}
     if run.resume:
         tensors, numbers = load_checkpoint(held, of)
@@ -105,6 +102,22 @@ def train_array(
     if os.path.exists(held):
         os.unlink(held)
     return facts
+
+
+def identity(settings: Settings, source: ArraySource, rows: TrainingRows, device: torch.device) -> dict[str, Any]:
+    """What a checkpoint belongs to: where all of this is the same, a training goes on as if it had not stopped."""
+    return {
+        "settings": settings.to_json(),
+        "rows": [source.n_rows, source.width, rows.n_rows],
+        "mean": rows.scaling.mean.double().square().sum().item(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def settings_told(settings: Settings) -> dict[str, Any]:
+    """Settings as `training.json` has them: with the learning rate that was taken."""
+    return settings.to_json() | {"learning_rate": settings.peak_rate}
 
 
 def _save(path: str, trainer: Trainer, told: dict[str, Any], of: dict[str, Any]) -> None:
@@ -152,7 +165,7 @@ def _write(
         "version": saecodec.__version__,
         "input": source.path,
         "rows": rows.n_rows,
-        "settings": settings.to_json() | {"learning_rate": settings.peak_rate},
+        "settings": settings_told(settings),
         "steps": settings.n_steps,
         "seconds": round(told["seconds"], 1),
         "device": str(available(run.device)),

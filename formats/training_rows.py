@@ -70,6 +70,10 @@ class TrainingRows:
         """Rows that are trained on."""
         return sum(self._rows_of)
 
+    def serve(self, source: ArraySource, batch: int, seed: int) -> bool:
+        """Whether these are the rows of a source in such batches."""
+        return self._source is source and (self._batch, self._seed) == (batch, seed)
+
     def batches(self, first: int = 0) -> Iterator[Tensor]:
         """Batches without end, from number `first` on."""
         first_epoch, skipped = divmod(first, self._per_epoch())

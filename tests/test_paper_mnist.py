@@ -1,83 +1,47 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import train_mnist
 from hypothesis import given
 from hypothesis import strategies as st
 from paper_mnist_counts import IMAGES, parts_at, rates, verdict
 from paper_mnist_page import page
+from paper_mnist_saes import grid, name_of, train_missing, training_of
 from paper_mnist_shapes import SIDE, extents, weighted_median
-from train_mnist import AUXILIARY, Selection, Weights, gradients, judged, save
 
 import saecodec
 from saecodec.distortion import Distortion
+from saecodec.formats.array_source import MemoryArray
+from saecodec.training import Aim, Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
 
 
-def drawn(n_latents: int, n_rows: int = 40, width: int = 30) -> tuple[Weights, torch.Tensor]:
-    generator = torch.Generator().manual_seed(n_latents)
-    x = torch.rand(n_rows, width, generator=generator)
-    weights = Weights.drawn(n_latents, x, generator)
-    weights.w_enc.add_(torch.randn(weights.w_enc.shape, generator=generator), alpha=0.1)
-    weights.b_enc.add_(torch.randn(n_latents, generator=generator), alpha=0.1)
-    return weights, x
+def test_what_is_missing_of_the_grid_is_trained_and_told_as_the_page_has_it(tmp_path):
+    rng = np.random.default_rng(0)
+    x = ((rng.random((640, 12)) * (rng.random((640, 12)) < 0.2)) @ rng.random((12, 30))).astype(np.float32)
+    rows, wanted = MemoryArray(x), [Settings(16, aim=Aim("l0", k), tokens=1280, batch=64) for k in (2, 4)]
+    told: list[str] = []
+    train_missing(rows, tmp_path, wanted[:1], told.append)
+    train_missing(rows, tmp_path, wanted, told.append)  # the first is there
+    assert [line.partition(":")[0] for line in told] == ["mnist_16_k2", "mnist_16_k4"]
+    sae = saecodec.load_sae(tmp_path / "mnist_16_k4")
+    facts, distortion = training_of(tmp_path / "mnist_16_k4", sae, rows), Distortion(30)
+    distortion.add(x, sae.rows(sae.features(x)).numpy())
+    assert facts["test_nmse"] == pytest.approx(distortion.nmse)
+    assert (facts["k"], facts["steps"], facts["batch"]) == (4, 20, 64)
+    others = [replace(wanted[0], tokens=2560)]
+    with pytest.raises(SystemExit, match=r"mnist_16_k2: was trained with other settings"):
+        train_missing(rows, tmp_path, others, told.append)
 
 
-# Few latents go through a dense product, many through products one by one.
-@pytest.mark.parametrize("n_latents, k", [(20, 3), (300, 2)])
-@pytest.mark.parametrize("dead", [[], [2, 5]])
-def test_gradients_are_those_of_autograd(n_latents, k, dead):
-    weights, x = drawn(n_latents)
-    numbers = torch.tensor(dead, dtype=torch.int64)
-    found, fired = gradients(weights, x, Selection(k), numbers)
-    free = Weights(*(tensor.clone().requires_grad_() for tensor in weights.all()))
-    h = free.activations(x)
-    kept = torch.zeros(h.numel())
-    kept[torch.topk(h.detach().relu().view(-1), k * len(x)).indices] = 1
-    z = h * kept.view(h.shape)
-    missed = z @ free.w_dec + free.b_dec - x
-    # What is left is a constant to the auxiliary loss, and so is the bias.
-    auxiliary = (h[:, numbers].relu() @ free.w_dec[numbers] + missed.detach()).square().sum()
-    ((missed.square().sum() + AUXILIARY * auxiliary) / len(x)).backward()
-    along = (free.w_dec.grad * weights.w_dec).sum(1, keepdim=True) * weights.w_dec
-    wanted = [free.w_enc.grad, free.b_enc.grad, free.w_dec.grad - along, free.b_dec.grad]
-    for a, b in zip(found.all(), wanted, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert torch.equal(fired, (z != 0).any(0))
-
-
-def test_selection_keeps_the_largest_after_any_threshold():
-    generator = torch.Generator().manual_seed(0)
-    select = Selection(2)
-    for scale in (1.0, 100.0, 0.01):  # thresholds of the batch before are far too high, then far too low
-        h = scale * torch.randn(50, 30, generator=generator)
-        places = select(h)
-        assert set(places.tolist()) == set(torch.topk(h.view(-1), 100).indices.tolist())
-        assert select.threshold == h.view(-1)[places].min()
-
-
-def test_training_lowers_the_error_and_loads_as_it_was_judged(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(train_mnist, "BATCH", 64)
-    _, mixed = drawn(12, 12, 30)
-    generator = torch.Generator().manual_seed(1)
-    x = (torch.rand(512, 12, generator=generator) * (torch.rand(512, 12, generator=generator) < 0.2)) @ mixed
-    with torch.no_grad():
-        weights, threshold, n_steps = train_mnist.train(x, 24, 3, 64 * 200)
-        facts = judged(weights, threshold, x)
-        assert n_steps == 200
-        assert facts["nmse"] < 0.25
-        assert 2 < facts["l0"] < 4
-        save(tmp_path / "sae", weights, threshold, {})
-    sae = saecodec.load_sae(tmp_path / "sae")
-    features, distortion = sae.features(x.numpy()), Distortion(30)
-    distortion.add(x.numpy(), sae.rows(features).numpy())
-    assert features.nnz / len(x) == pytest.approx(facts["l0"])
-    assert distortion.nmse == pytest.approx(facts["nmse"], rel=1e-4)
+def test_the_grid_has_no_k_above_half_a_width():
+    names = [name_of(settings) for settings in grid()]
+    assert len(names) == len(set(names)) == 41
+    assert "mnist_32_k16" in names
+    assert "mnist_32_k32" not in names
 
 
 def test_ink_and_pieces():

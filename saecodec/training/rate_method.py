@@ -9,7 +9,7 @@ so that the SAE is good without a search. The quantizer's step follows from the 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,20 +24,25 @@ from saecodec.search import Search
 from saecodec.training.methods import Jump, Outcome, reconstruction
 from saecodec.training.parameters import Batch, Parameters
 from saecodec.training.running_costs import RunningCosts
+from saecodec.training.settings import Aim
 from saecodec.training.sparse_products import Places
 
-_OWN: Final = 0.5
+_OWN: Final = 1.0
 """Weight of the encoder's own loss beside the searched codes' error: how much the decoder listens to it."""
 _NOISE: Final = 1 / (12 * DEFAULT_SLOPE)
 """Squared error that rounding adds to an active latent, step^2 / 12, in bits at the pressure."""
+_SPAN: Final = math.log(256)  # of the pressure, either way, where its first value is looked for
+_BISECTIONS: Final = 10
 
 
 class Rate(Jump):
-    """pressure: squared error that a bit may cost. costs: what firings cost, which the trainer keeps."""
+    """pressure: squared error that a bit may cost. costs: what firings cost, which the trainer keeps. aim: of kind
+    "nmse" or "bits", at which the first batch sets the pressure."""
 
-    def __init__(self, pressure: float, costs: RunningCosts) -> None:
+    def __init__(self, pressure: float, costs: RunningCosts, aim: Aim) -> None:
         super().__init__(pressure)
-        self._costs = costs
+        self._costs, self._aim = costs, aim
+        self.calibrated = 0
 
     @property
     def step_size(self) -> float:
@@ -52,7 +57,29 @@ class Rate(Jump):
     def prices(self, near: Places, values: Tensor) -> Tensor | float:
         return self.pressure * (self._costs.of_activations(near, values, self.step_size) + _NOISE)
 
+    @torch.no_grad()
+    def _calibrate(self, batch: Batch) -> None:
+        """Set the pressure at which the codes of a batch meet the aim, by bisection: steering alone takes long, and
+        where a search finds next to nothing, firings become ever dearer meanwhile."""
+        middle = math.log(self.pressure)
+        low, high = middle - _SPAN, middle + _SPAN
+        for _ in range(_BISECTIONS):
+            self.pressure = math.exp((low + high) / 2)
+            places, values = self.codes(batch)
+            if self._aim.kind == "nmse":
+                slack = float(batch.error(batch.decoded(places, values))) / batch.x.shape[1] < self._aim.value
+            else:
+                bits = self._costs.of_activations(places, values, self.step_size).sum()
+                slack = float(bits) / len(batch.x) > self._aim.value
+            low, high = (math.log(self.pressure), high) if slack else (low, math.log(self.pressure))
+        self.calibrated = 1
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"calibrated": self.calibrated}
+
     def step(self, batch: Batch, nested: tuple[int, ...]) -> Outcome:
+        if not self.calibrated:
+            self._calibrate(batch)
         own = super().step(batch, nested)
         places, values = self.codes(batch)
         loss, missed = reconstruction(batch, places, values, nested)

@@ -31,6 +31,7 @@ _AUXILIARY: Final = 1 / 32  # weight of the loss that revives dead latents (Gao 
 _DEAD_ROWS: Final = 20_000  # a latent that did not fire in so many rows is dead
 _MAX_REVIVED: Final = 256  # dead latents in a step, drawn at random: the auxiliary loss is to stay cheap
 _LOOSEN_FROM: Final = 0.3  # of the steps: until then the error falls by itself, and more active latents are no answer
+_BEFORE_SEARCH: Final = 1.25  # of an NMSE aimed at: what a search of as many latents takes away again, about
 _SMOOTH: Final = 0.9  # of running figures, at a step
 _AHEAD: Final = 3.0  # times the difference of two running means, of 10 and of 50 steps, that steering looks ahead
 _HELD_OUT_EVERY: Final = 25  # steps
@@ -72,6 +73,7 @@ class Trainer:
         self._adam = torch.optim.Adam(list(self.parameters.values()), lr=settings.peak_rate, fused=True)
         self._silent = torch.zeros(settings.n_latents, dtype=torch.int64, device=device)  # rows since a latent fired
         self._held_out = scaling.scaled(held_out.to(device))
+        self._searches = settings.objective == "rate"
         self._train_nmse: float | None = None
         self._l0: float | None = None  # of the last steps: what RunningCosts know comes too late to steer by
         self._gap = 1.0  # NMSE of held-out rows over that of trained ones
@@ -80,7 +82,8 @@ class Trainer:
     def _plan(self) -> list[tuple[int, Method]]:
         """From which step on which method is used, in rising order."""
         settings = self.settings
-        k = settings.aim.value if settings.aim.kind == "l0" else min(DEFAULT_K, settings.n_latents / 4)
+        width = len(self._scaling.mean)
+        k = settings.aim.value if settings.aim.kind == "l0" else min(DEFAULT_K, settings.n_latents / 4, width / 4)
         if settings.architecture == "topk":
             return [(0, RowTopK(k))]
         if settings.architecture in ("gated", "standard"):
@@ -90,7 +93,7 @@ class Trainer:
             return first
         rate = settings.objective == "rate"
         begin = max(1, int(_BEGIN_AS_TOPK["rate" if rate else "jumprelu"] * settings.n_steps))
-        return [*first, (begin, Rate(1.0, self._costs) if rate else Jump(1.0))]
+        return [*first, (begin, Rate(1.0, self._costs, settings.aim) if rate else Jump(1.0))]
 
     @property
     def method(self) -> Method:
@@ -181,7 +184,8 @@ class Trainer:
             if self.settings.architecture not in TOP_K and not isinstance(method, BatchTopK):
                 method.steer(math.log(max(self._costs.l0, 1e-3) / aim.value) + self._ahead())
         elif aim.kind == "nmse":
-            excess = math.log(aim.value / max(self.nmse, 1e-9))
+            value = aim.value * (_BEFORE_SEARCH if self._searches and not isinstance(method, Rate) else 1.0)
+            excess = math.log(value / max(self.nmse, 1e-9))
             early = self.steps_done < _LOOSEN_FROM * self.settings.n_steps
             method.steer(max(excess, 0.0) if early else excess)
         else:

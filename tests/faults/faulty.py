@@ -57,6 +57,7 @@ COMMANDS = [
     Command("compare {rows.npy} {sae} --nmse 0.3 --no-baselines --report all.html", ("all.html", "all.json")),
     Command("measure {rows.npy} -s {sae} --no-baselines --report page.html", ("page.html", "page.json")),
     Command("measure {rows.npy} -s {sae} --no-baselines --arrays rows.npz", ("rows.npz",)),
+    Command("train {rows.npy} -o trained --width 8 --k 2 --tokens 200 --batch 100", ("trained",)),
     Command("bench {rows.npy} -s {sae} --modes none --peers int --targets 0.3 --plot bench.svg", ("bench.svg",)),
 ]
 """The commands that write a thing, or things beside each other."""

@@ -158,7 +158,7 @@ def test_what_is_there_is_not_touched_without_force(machine: Machine, command: C
     answer = machine.run(command.words, existing=existing)
     assert_failed(answer, command, existing)
     assert all(answer["untouched"].values())
-    folder = command.outputs[0] in ("x.zarr", "cache")
+    folder = command.outputs[0] in ("x.zarr", "cache", "trained")
     assert ("expected the name of a folder" if folder else "--force") in answer["stderr"]
 
 
@@ -166,11 +166,11 @@ def test_what_is_there_is_not_touched_without_force(machine: Machine, command: C
 
 
 @pytest.mark.parametrize("killed", [signal.SIGINT, signal.SIGTERM])
-@commands("out.saec", "x.npy", "x.pt", "x.zarr", "grown.saec", "cache")
+@commands("out.saec", "x.npy", "x.pt", "x.zarr", "grown.saec", "cache", "trained")
 def test_a_command_that_is_told_to_end_leaves_nothing(
     machine: Machine, command: Command, killed: signal.Signals
 ) -> None:
-    hold = "sync" if command.outputs[0] in ("x.zarr", "cache", "grown.saec") else "write"
+    hold = "sync" if command.outputs[0] in ("x.zarr", "cache", "trained", "grown.saec") else "write"
     answer = machine.run(command.words, existing=command.existing, hold=hold, signal=killed)
     assert answer["status"] == (1 if killed == signal.SIGINT else 128 + signal.SIGTERM), answer["stderr"]
     assert "Traceback" not in answer["stderr"]
@@ -203,7 +203,7 @@ def test_the_rows_of_an_encode_that_is_killed_can_be_recovered(
         assert (tmp_path / "left").read_bytes().startswith(Path(machine.files[held]).read_bytes())
 
 
-@commands("x.zarr", "cache")
+@commands("x.zarr", "cache", "trained")
 def test_a_folder_whose_writer_is_killed_is_left_under_a_hidden_name(machine: Machine, command: Command) -> None:
     answer = machine.run(command.words, hold="sync", signal=signal.SIGKILL)
     assert all(name.startswith(".saecodec-") for name in answer["files"])
