@@ -249,7 +249,7 @@ class Jump(Method):
         """Go on from a BatchTopK training: dropping an activation at the threshold saves as much as it costs."""
         with torch.no_grad():
             parameters["log_threshold"].fill_(math.log(max(threshold, 1e-6)))
-        self.pressure = threshold**2
+        self.pressure = max(threshold**2, self.least)
 
     def places(self, batch: Batch) -> Places:
         return Places.where(batch.h > batch.parameters["log_threshold"].detach().exp())

@@ -52,7 +52,7 @@ class Rate(Jump):
     def begin(self, parameters: Parameters, threshold: float) -> None:
         super().begin(parameters, threshold)
         bits = self._costs.bits_per_row(threshold) / max(self._costs.l0, 1e-9)
-        self.pressure = threshold**2 / (bits + _NOISE)
+        self.pressure = max(threshold**2 / (bits + _NOISE), self.least)
 
     def prices(self, near: Places, values: Tensor) -> Tensor | float:
         return self.pressure * (self._costs.of_activations(near, values, self.step_size) + _NOISE)

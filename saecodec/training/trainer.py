@@ -120,10 +120,10 @@ class Trainer:
         to_unit_rows(self.parameters["w_dec"])
         self._take_note(outcome)
         self.steps_done += 1
-        self._go_over(method)
         if self.steps_done % _HELD_OUT_EVERY == 0:
-            self._look_at_held_out()
-        self._steer()
+            self._look_at_held_out(method)
+        self._steer(method)
+        self._go_over(method)
 
     def _go_over(self, before: Method) -> None:
         """The method of the next step goes on from that of the last one, where it is another."""
@@ -166,20 +166,20 @@ class Trainer:
         self._l0 = l0 if self._l0 is None else _SMOOTH * self._l0 + (1 - _SMOOTH) * l0
 
     @torch.no_grad()
-    def _look_at_held_out(self) -> None:
+    def _look_at_held_out(self, method: Method) -> None:
         """How much worse held-out rows are than trained ones."""
         if not len(self._held_out):
             return
         first = self.steps_done // _HELD_OUT_EVERY * self.settings.batch % len(self._held_out)
         x = self._held_out[first : first + self.settings.batch]
         batch = Batch(x, self.parameters, self._products)
-        places, values = self.method.codes(batch)
+        places, values = method.codes(batch)
         nmse = float(batch.error(batch.decoded(places, values))) / x.shape[1]
         assert self._train_nmse is not None
         self._gap = 0.8 * self._gap + 0.2 * min(max(nmse / max(self._train_nmse, 1e-9), 0.5), 2.0)
 
-    def _steer(self) -> None:
-        aim, method = self.settings.aim, self.method
+    def _steer(self, method: Method) -> None:
+        aim = self.settings.aim
         if aim.kind == "l0":
             if self.settings.architecture not in TOP_K and not isinstance(method, BatchTopK):
                 method.steer(math.log(max(self._costs.l0, 1e-3) / aim.value) + self._ahead())
