@@ -56,8 +56,8 @@ class Trainer:
     """Trains on batches that `train` is given, one after another.
 
     scaling: of the rows. held_out: rows beside the training, float32 (H, d) in the units of the data, on which the aim
-    is meant. device: where it runs. What it does depends on these, on the batches, and on nothing else: on one machine
-    with one number of threads, the same ones give the same weights.
+    is meant. device: where it runs. What it does depends on these, on the batches, and on nothing else: on the CPU of
+    one machine, with one number of threads, the same ones give the same weights. On cuda some sums have no fixed order.
     """
 
     def __init__(self, settings: Settings, scaling: Scaling, held_out: Tensor, device: torch.device) -> None:
