@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread, main_thread
 from types import ModuleType
 from typing import Any
 
@@ -58,6 +58,36 @@ def holding_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def deferring_interrupts() -> Iterator[Callable[[], None]]:
+    """Ctrl-C waits until the function that this gives is called, which raises KeyboardInterrupt then; a second one does
+    not wait. Unlike a blocked signal, it waits whichever thread the system hands it to.
+
+    It changes nothing outside the main thread, and where somebody else handles the signal.
+    """
+    noted = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal noted
+        if noted:
+            raise KeyboardInterrupt
+        noted = True
+
+    def let_through() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    ours = current_thread() is main_thread()
+    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield let_through
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def keep_freed_memory() -> None:

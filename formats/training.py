@@ -21,6 +21,7 @@ import saecodec
 from saecodec.errors import CheckpointError, InputError, OutputError
 from saecodec.formats.array_source import ArraySource
 from saecodec.formats.atomic_folder import atomic_folder, check_output_folder
+from saecodec.formats.processes import deferring_interrupts
 from saecodec.formats.saelens import CONFIG, WEIGHTS
 from saecodec.formats.saelens_writer import write_saelens
 from saecodec.formats.training_checkpoint import checkpoint_of, load_checkpoint, save_checkpoint
@@ -30,6 +31,7 @@ from saecodec.progress import Progress, no_progress
 from saecodec.quantizer import Step
 from saecodec.sae import SAE, available
 from saecodec.training import Settings, Trainer
+from saecodec.training.checked_state import number
 from saecodec.training.first_latents import first_latents
 from saecodec.training.trainer import Meter
 from saecodec.training.tuning import code, tune
@@ -92,7 +94,7 @@ def train_array(
         tensors, numbers = load_checkpoint(held, of)
         try:
             trainer.restore(tensors, numbers["trainer"])
-            told = numbers["told"]
+            told = {"seconds": number(numbers["told"], "seconds"), "curve": list(numbers["told"]["curve"])}
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{held}: does not hold the state of such a training ({error})") from error
     _steps(trainer, rows, told, run, progress, lambda: _save(held, trainer, told, of))
@@ -124,25 +126,27 @@ def _save(path: str, trainer: Trainer, told: dict[str, Any], of: dict[str, Any])
 
 
 def _steps(trainer: Trainer, rows: TrainingRows, told: dict[str, Any], run: Run, progress: Progress, save: Any) -> None:
-    """All steps that are left, with a checkpoint now and then, and when it is interrupted."""
+    """All steps that are left, with a checkpoint now and then, and when it is interrupted, which waits for the end of a
+    step: in the midst of one, there is no state to go on from."""
     settings, started, before = trainer.settings, time.perf_counter(), told["seconds"]
     saved = started
     every = max(1, settings.n_steps // _CURVE_POINTS)
     meters: Iterator[Meter] = trainer.train(rows.batches(trainer.steps_done))
-    try:
+    with deferring_interrupts() as let_through:
         for meter in meters:
             now = time.perf_counter()
             told["seconds"] = before + now - started
             if meter.step % every == 0 or meter.step == settings.n_steps:
                 told["curve"].append([meter.step, meter.nmse, meter.l0, meter.bits, meter.dead, meter.pressure])
-            progress("train", meter.step * settings.batch, settings.n_steps * settings.batch, str(meter))
+            try:
+                progress("train", meter.step * settings.batch, settings.n_steps * settings.batch, str(meter))
+                let_through()
+            except KeyboardInterrupt:
+                save()
+                raise
             if now - saved >= run.save_seconds:
                 save()
-                saved = now
-    except KeyboardInterrupt:
-        if trainer.steps_done:
-            save()
-        raise
+                saved = time.perf_counter()
 
 
 def _write(

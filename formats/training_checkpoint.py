@@ -42,8 +42,8 @@ def load_checkpoint(path: str, of: dict[str, Any]) -> tuple[dict[str, Tensor], d
         with safe_open(path, framework="pt") as file:
             told = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        version, found, numbers = told["version"], told["of"], told["numbers"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        version, found, numbers = told["version"], dict(told["of"]), dict(told["numbers"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is no checkpoint of a training, or a damaged one ({error})") from error
     if version != _VERSION:
         raise CheckpointError(f"{path}: has version {version!r}, this one reads {_VERSION}")

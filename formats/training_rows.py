@@ -1,4 +1,4 @@
-"""The rows of a training: a source's, mixed, in batches that depend on a seed and their number alone.
+"""The rows of a training: a source's, mixed, in batches that depend on a seed, the memory and their number alone.
 
 Rows are mixed within blocks of as many as the memory holds; one block, if it is all, is read once and kept. Some
 stretches of the first block are held out: a training never sees them, and is judged by them.
@@ -31,7 +31,8 @@ _READ: Final = 8192  # rows at a time
 class TrainingRows:
     """Batches of a source's rows, float16 where the source has that, else float32.
 
-    batch: rows of each. memory: bytes that rows may take. held_out: float32 (H, d). scaling: of the first block's.
+    batch: rows of each. memory: bytes that a block may take, which is four batches at least; where there are several
+    blocks, two are held for a moment. held_out: float32 (H, d). scaling: of the first block's.
     InputError when a row is not finite, when there are fewer rows than a batch, or when they do not vary.
     """
 
@@ -46,7 +47,7 @@ class TrainingRows:
     ) -> None:
         self._source, self._batch, self._seed, self._progress = source, batch, seed, progress
         self._half = source.dtype == "float16"
-        most = max(batch, memory // (source.width * (2 if self._half else 4)))
+        most = max(4 * batch, memory // (source.width * (2 if self._half else 4)))
         n_blocks = max(1, math.ceil(source.n_rows / most))
         edges = [source.n_rows * k // n_blocks for k in range(n_blocks + 1)]
         self._sizes = [b - a for a, b in itertools.pairwise(edges)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saecodec.nonlinearity import Gated, JumpReLU, Nonlinearity, ReLU, TopK
+from saecodec.training.checked_state import number
 from saecodec.training.parameters import Batch, Parameters
 from saecodec.training.sparse_products import Places
 from saecodec.training.straight_through import jump, step_up
@@ -83,9 +84,9 @@ class Method(ABC):
         return {"pressure": self.pressure}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
-        for key, value in state.items():
-            setattr(self, key, value)
+        """Go on from a `state`; KeyError or ValueError when it is none."""
+        for key in self.state():
+            setattr(self, key, number(state, key))
 
 
 def reconstruction(
@@ -248,7 +249,7 @@ class Jump(Method):
         """Go on from a BatchTopK training: dropping an activation at the threshold saves as much as it costs."""
         with torch.no_grad():
             parameters["log_threshold"].fill_(math.log(max(threshold, 1e-6)))
-        self.pressure = threshold**2
+        self.pressure = max(threshold**2, self.least)
 
     def places(self, batch: Batch) -> Places:
         return Places.where(batch.h > batch.parameters["log_threshold"].detach().exp())

@@ -47,12 +47,12 @@ class Rate(Jump):
     @property
     def step_size(self) -> float:
         """The quantizer's step that goes with the pressure."""
-        return math.sqrt(self.pressure / DEFAULT_SLOPE)
+        return math.sqrt(max(self.pressure, self.least) / DEFAULT_SLOPE)
 
     def begin(self, parameters: Parameters, threshold: float) -> None:
         super().begin(parameters, threshold)
         bits = self._costs.bits_per_row(threshold) / max(self._costs.l0, 1e-9)
-        self.pressure = threshold**2 / (bits + _NOISE)
+        self.pressure = max(threshold**2 / (bits + _NOISE), self.least)
 
     def prices(self, near: Places, values: Tensor) -> Tensor | float:
         return self.pressure * (self._costs.of_activations(near, values, self.step_size) + _NOISE)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from saecodec.costs import COST_LEVELS, Costs
+from saecodec.training.checked_state import tensor_like
 from saecodec.training.sparse_products import Places
 
 _KEEP: Final = 0.98  # of a running mean, at a step
@@ -92,7 +93,8 @@ class RunningCosts:
         return {"rate": self._rate, "sum": self._sum, "weight": torch.tensor(self._weight, dtype=torch.float64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`."""
-        self._rate.copy_(state["rate"])
-        self._sum.copy_(state["sum"])
-        self._weight = float(state["weight"])
+        """Go on from a `state`; KeyError or ValueError when it is none."""
+        held = {name: tensor_like(state, name, like, signed=False) for name, like in self.state().items()}
+        self._rate.copy_(held["rate"])
+        self._sum.copy_(held["sum"])
+        self._weight = min(float(held["weight"]), 1.0)

@@ -76,6 +76,8 @@ class Settings:
         rate = self.learning_rate
         if rate is not None and not 0 < rate < math.inf:
             raise InputError(f"learning rate {rate:g}: expected a positive number")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"seed {self.seed}: expected a number from 0 to 2^63 - 1")
         edges = (0, *self.nested, self.n_latents)
         if self.nested and self.objective == "rate":
             raise InputError("the objective rate trains no nested widths: its search knows one SAE only")

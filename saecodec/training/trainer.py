@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +15,7 @@ from torch import Tensor
 from saecodec.encoder import Encoder
 from saecodec.errors import InputError
 from saecodec.sae import SAE
+from saecodec.training.checked_state import number, tensor_like
 from saecodec.training.methods import BatchTopK, GatedSAE, Jump, Method, Outcome, RowTopK, Standard
 from saecodec.training.parameters import Batch, initial, stay_on_sphere, to_unit_rows, with_gradients
 from saecodec.training.rate_method import Rate
@@ -30,6 +33,7 @@ _MAX_REVIVED: Final = 256  # dead latents in a step, drawn at random: the auxili
 _LOOSEN_FROM: Final = 0.3  # of the steps: until then the error falls by itself, and more active latents are no answer
 _BEFORE_SEARCH: Final = 1.25  # of an NMSE aimed at: what a search of as many latents takes away again, about
 _SMOOTH: Final = 0.9  # of running figures, at a step
+_AHEAD: Final = 3.0  # times the difference of two running means, of 10 and of 50 steps, that steering looks ahead
 _HELD_OUT_EVERY: Final = 25  # steps
 
 
@@ -52,8 +56,8 @@ class Trainer:
     """Trains on batches that `train` is given, one after another.
 
     scaling: of the rows. held_out: rows beside the training, float32 (H, d) in the units of the data, on which the aim
-    is meant. device: where it runs. What it does depends on these, on the batches, and on nothing else: on one machine
-    with one number of threads, the same ones give the same weights.
+    is meant. device: where it runs. What it does depends on these, on the batches, and on nothing else: on the CPU of
+    one machine, with one number of threads, the same ones give the same weights. On cuda some sums have no fixed order.
     """
 
     def __init__(self, settings: Settings, scaling: Scaling, held_out: Tensor, device: torch.device) -> None:
@@ -71,6 +75,7 @@ class Trainer:
         self._held_out = scaling.scaled(held_out.to(device))
         self._searches = settings.objective == "rate"
         self._train_nmse: float | None = None
+        self._l0: float | None = None  # of the last steps: what RunningCosts know comes too late to steer by
         self._gap = 1.0  # NMSE of held-out rows over that of trained ones
         self.steps_done = 0
 
@@ -98,18 +103,11 @@ class Trainer:
 
     def train(self, batches: Iterator[Tensor]) -> Iterator[Meter]:
         """Take the steps that are left, one for each of `batches`, float32 (B, d); yields after each."""
-        for x in batches:
-            if self.steps_done >= self.settings.n_steps:
-                return
+        for x in itertools.islice(batches, self.settings.n_steps - self.steps_done):
             self._step(self._scaling.scaled(x.to(self._device, torch.float32)))
             yield self.meter()
 
     def _step(self, x: Tensor) -> None:
-        for begin, method in self._methods:
-            if begin == self.steps_done and isinstance(method, Jump):
-                before = self._methods[0][1]
-                assert isinstance(before, BatchTopK)
-                method.begin(self.parameters, before.threshold)
         batch, method = Batch(x, self.parameters, self._products), self.method
         outcome = method.step(batch, self.settings.nested)
         loss = outcome.loss + self._revival(x, outcome.missed)
@@ -123,8 +121,16 @@ class Trainer:
         self._take_note(outcome)
         self.steps_done += 1
         if self.steps_done % _HELD_OUT_EVERY == 0:
-            self._look_at_held_out()
-        self._steer()
+            self._look_at_held_out(method)
+        self._steer(method)
+        self._go_over(method)
+
+    def _go_over(self, before: Method) -> None:
+        """The method of the next step goes on from that of the last one, where it is another."""
+        method = self.method
+        if method is not before and isinstance(method, Jump):
+            assert isinstance(before, BatchTopK)
+            method.begin(self.parameters, before.threshold)
 
     def _share(self) -> float:
         """Of the learning rate's height."""
@@ -156,32 +162,43 @@ class Trainer:
             )
         before = self._train_nmse
         self._train_nmse = nmse if before is None else _SMOOTH * before + (1 - _SMOOTH) * nmse
+        l0 = len(places) / places.n_rows
+        self._l0 = l0 if self._l0 is None else _SMOOTH * self._l0 + (1 - _SMOOTH) * l0
 
     @torch.no_grad()
-    def _look_at_held_out(self) -> None:
+    def _look_at_held_out(self, method: Method) -> None:
         """How much worse held-out rows are than trained ones."""
         if not len(self._held_out):
             return
         first = self.steps_done // _HELD_OUT_EVERY * self.settings.batch % len(self._held_out)
         x = self._held_out[first : first + self.settings.batch]
         batch = Batch(x, self.parameters, self._products)
-        places, values = self.method.codes(batch)
+        places, values = method.codes(batch)
         nmse = float(batch.error(batch.decoded(places, values))) / x.shape[1]
         assert self._train_nmse is not None
         self._gap = 0.8 * self._gap + 0.2 * min(max(nmse / max(self._train_nmse, 1e-9), 0.5), 2.0)
 
-    def _steer(self) -> None:
-        aim, method = self.settings.aim, self.method
+    def _steer(self, method: Method) -> None:
+        aim = self.settings.aim
         if aim.kind == "l0":
             if self.settings.architecture not in TOP_K and not isinstance(method, BatchTopK):
-                method.steer(math.log(max(self._costs.l0, 1e-3) / aim.value))
+                method.steer(math.log(max(self._costs.l0, 1e-3) / aim.value) + self._ahead())
         elif aim.kind == "nmse":
             value = aim.value * (_BEFORE_SEARCH if self._searches and not isinstance(method, Rate) else 1.0)
             excess = math.log(value / max(self.nmse, 1e-9))
             early = self.steps_done < _LOOSEN_FROM * self.settings.n_steps
             method.steer(max(excess, 0.0) if early else excess)
         else:
-            method.steer(math.log(max(self.bits, 1e-3) / aim.value))
+            method.steer(math.log(max(self.bits, 1e-3) / aim.value) + self._ahead())
+
+    def _ahead(self) -> float:
+        """Where active latents are going: logarithm of how many more there will be than running costs know of.
+
+        Weights answer to the pressure late, and running means later: steered by these alone, the two swing. The last
+        steps' mean is ahead of the running one, by the means' ages; as much again, and more, is the weights' lag.
+        """
+        assert self._l0 is not None
+        return _AHEAD * math.log(max(self._l0, 1e-3) / max(self._costs.l0, 1e-3))
 
     @property
     def nmse(self) -> float:
@@ -225,26 +242,32 @@ class Trainer:
             "steps_done": self.steps_done,
             "train_nmse": self._train_nmse,
             "gap": self._gap,
+            "l0": self._l0,
             "methods": [method.state() for _, method in self._methods],
         }
         return tensors, numbers
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Go on from a `state` of the same settings, rows and device; KeyError or RuntimeError when it is of others."""
+        """Go on from a `state` of the same settings, rows and device; KeyError, RuntimeError, TypeError or ValueError
+        when it is of others, or none at all."""
         for name, tensor in self.parameters.items():
-            tensor.copy_(tensors[f"parameter.{name}"])
-            prefix = f"adam.{name}."
-            held = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            if held:
-                self._adam.state[tensor] = {
-                    key: value.clone() if key == "step" else value.to(self._device, copy=True)
-                    for key, value in held.items()
+            tensor.copy_(tensor_like(tensors, f"parameter.{name}", tensor))
+            if any(key.startswith(f"adam.{name}.") for key in tensors):
+                likes = {"step": torch.zeros(()), "exp_avg": tensor, "exp_avg_sq": tensor}
+                self._adam.state[tensor] = {  # where Adam is fused, its step is on the device, too
+                    key: tensor_like(tensors, f"adam.{name}.{key}", like, signed=key == "exp_avg").to(
+                        self._device, copy=True
+                    )
+                    for key, like in likes.items()
                 }
         self._costs.restore({key.removeprefix("costs."): t for key, t in tensors.items() if key.startswith("costs.")})
-        self._silent.copy_(tensors["silent"])
+        self._silent.copy_(tensor_like(tensors, "silent", self._silent, signed=False))
         self._draws.set_state(tensors["draws"].cpu())
-        self.steps_done, self._gap = numbers["steps_done"], numbers["gap"]
-        self._train_nmse = numbers["train_nmse"]
+        self.steps_done = operator.index(numbers["steps_done"])
+        number(numbers, "steps_done", self.settings.n_steps)
+        self._gap = number(numbers, "gap", 2.0)
+        self._train_nmse = number(numbers, "train_nmse") if self.steps_done else None
+        self._l0 = number(numbers, "l0") if self.steps_done else None
         for (_, method), state in zip(self._methods, numbers["methods"], strict=True):
             method.restore(state)
