@@ -187,4 +187,7 @@ def training_text(output: str, facts: dict[str, Any]) -> str:
         )
         coded = f"{held['bits_per_row']:.1f} bits/row at NMSE {held['coded_nmse']:.4f}"
         lines.append(("coded without search", f"{coded}, step {held['step']:.4g}"))
+        found = held.get("searched")
+        if found:
+            lines.append(("coded with search", f"{found['bits_per_row']:.1f} bits/row at NMSE {found['nmse']:.4f}"))
     return f"{output}: {facts['n_latents']:,} latents, {settings['architecture']}\n" + pairs(lines)

@@ -15,22 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import saecodec
-from saecodec.errors import CheckpointError, InputError, OutputError
-from saecodec.formats.array_source import ArraySource
+from saecodec.errors import CheckpointError, InputError, OutputError, TargetError
+from saecodec.formats.array_source import ArraySource, MemoryArray
 from saecodec.formats.atomic_folder import atomic_folder, check_output_folder
+from saecodec.formats.measuring import measure_array
 from saecodec.formats.processes import deferring_interrupts
 from saecodec.formats.saelens import CONFIG, WEIGHTS
 from saecodec.formats.saelens_writer import write_saelens
 from saecodec.formats.training_checkpoint import checkpoint_of, load_checkpoint, save_checkpoint
 from saecodec.formats.training_rows import MEMORY, TrainingRows
-from saecodec.goal import DEFAULT_STEP
+from saecodec.goal import DEFAULT_STEP, Goal
 from saecodec.progress import Progress, no_progress
 from saecodec.quantizer import Step
 from saecodec.sae import SAE, available
-from saecodec.training import Settings, Trainer
+from saecodec.training import Aim, Settings, Trainer
 from saecodec.training.checked_state import number
 from saecodec.training.first_latents import first_latents
 from saecodec.training.trainer import Meter
@@ -160,7 +163,7 @@ def _write(
     settings, sae, x = trainer.settings, trainer.sae(), rows.held_out.numpy()
     point = None
     if settings.objective == "rate" and len(x):
-        sae, point = tune(sae, x, settings.aim)
+        sae, point = tune(sae, x, trainer.price)
     facts: dict[str, Any] = {
         "version": saecodec.__version__,
         "input": source.path,
@@ -181,6 +184,8 @@ def _write(
         part = first_latents(sae, width)
         step = Step.parse(DEFAULT_STEP) if point is None else Step(point.step, False)
         out = facts | {"n_latents": width, "held_out": judged(part, rows.held_out, step)}
+        if point is not None:
+            out["held_out"]["searched"] = searched(part, x, settings.aim)
         with atomic_folder(folder, force=run.force, mine=_FILES.__contains__) as path:
             write_saelens(
                 part, path, metadata={"saecodec_version": saecodec.__version__, "trained_as": _name(settings)}
@@ -191,6 +196,16 @@ def _write(
 
 def _name(settings: Settings) -> str:
     return f"{settings.architecture}, objective {settings.objective}, {settings.aim}"
+
+
+def searched(sae: SAE, x: NDArray[np.float32], aim: Aim) -> dict[str, Any] | None:
+    """Rows, (H, d), coded for an aim with the codec's search, in a real file; None where it is out of reach."""
+    goal = Goal.of(nmse=aim.value) if aim.kind == "nmse" else Goal.of(bits=aim.value)
+    try:
+        report = measure_array(MemoryArray(x), sae=sae, goal=goal)
+    except TargetError:
+        return None
+    return {key: report[key] for key in ("bits_per_row", "nmse", "l0", "step")}
 
 
 def judged(sae: SAE, held_out: torch.Tensor, step: Step) -> dict[str, Any]:

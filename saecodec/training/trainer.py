@@ -212,6 +212,11 @@ class Trainer:
         step = method.step_size if isinstance(method, Rate) else 0.4 * self._costs.mean_activation
         return self._costs.bits_per_row(step)
 
+    @property
+    def price(self) -> float:
+        """Squared error of a row, in the units of the data, that a bit may cost: of a training for rate."""
+        return self.method.pressure / self._scaling.scale**2
+
     def meter(self) -> Meter:
         """Where it stands."""
         dead = float((self._silent >= _DEAD_ROWS).float().mean())

@@ -1,13 +1,13 @@
 """After a training for rate: thresholds and step, chosen on held-out rows with the real coder.
 
-All thresholds are multiplied by one factor. For each, the step is found that meets the aim, by bisection; the factor
-that comes out best there is taken. What is measured is a fitted codec's chunk with its tables, not an estimate.
+All thresholds are multiplied by one factor. Factor and step are those with the least distortion + price x bits, where
+the price of a bit is the training's last. What is measured is a fitted codec's chunk with its tables, not an estimate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saecodec.codes import Codes
+from saecodec.costs import DEFAULT_SLOPE
 from saecodec.distortion import Distortion
 from saecodec.encoder import Encoder
 from saecodec.errors import InputError
@@ -24,22 +25,21 @@ from saecodec.layers import Layers
 from saecodec.nonlinearity import JumpReLU
 from saecodec.quantizer import Step
 from saecodec.sae import SAE
-from saecodec.training.settings import Aim
 
 _FACTORS: Final = tuple(2 ** (k / 4) for k in range(-3, 5))
-_BISECTIONS: Final = 7
-_FINEST: Final = 0.05  # of the activations' rms
-_COARSEST: Final = 2.5
+_STEPS: Final = tuple(2 ** (k / 2) for k in range(-4, 3))
+"""Of the step that a search would have at the price; the SAE's own activations like finer ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """Held-out rows, coded. factor: of thresholds. step: absolute. bits: a row, tables included. nmse: of what decodes.
-    l0: a row, after rounding."""
+    """Held-out rows, coded. factor: of thresholds. step: absolute. bits: a row, tables included. error: squared, a row.
+    nmse: of what decodes. l0: a row, after rounding."""
 
     factor: float
     step: float
     bits: float
+    error: float
     nmse: float
     l0: float
 
@@ -49,10 +49,11 @@ def code(sae: SAE, x: NDArray[np.float32], step: Step, factor: float = 1.0) -> C
     return _code(sae, x, sae.features(x), step, factor)
 
 
-def tune(sae: SAE, x: NDArray[np.float32], aim: Aim) -> tuple[SAE, Coded]:
-    """The SAE with its thresholds multiplied by the best factor, and the point that meets the aim with it.
+def tune(sae: SAE, x: NDArray[np.float32], price: float) -> tuple[SAE, Coded]:
+    """The SAE with its thresholds multiplied by the best factor, and x coded with it at the best step.
 
-    x: float32 (H, d). aim: of kind "nmse" or "bits". Where it is out of reach of all factors, what comes nearest.
+    x: float32 (H, d), H > 0. price: squared error that a bit may cost, positive. Factors are tried at the step of a
+    search, then steps at the best factor, then factors at the best step.
     """
     encoder = sae.encoder
     assert isinstance(encoder, Encoder)
@@ -62,37 +63,19 @@ def tune(sae: SAE, x: NDArray[np.float32], aim: Aim) -> tuple[SAE, Coded]:
     def with_factor(factor: float) -> SAE:
         return replace(sae, encoder=replace(encoder, nonlinearity=JumpReLU(jumprelu.threshold * factor)))
 
-    found = []
-    for factor in _FACTORS:
-        features = with_factor(factor).features(x)
-        found.append(_meeting(lambda s, f=features, k=factor: _code(sae, x, f, Step(s, True), k), aim))  # type: ignore[misc]
-    best = min(found, key=lambda coded: _order(coded, aim))
-    return with_factor(best.factor), best
+    features = {factor: with_factor(factor).features(x) for factor in _FACTORS}
+    searched = math.sqrt(price / DEFAULT_SLOPE)
 
+    def at(factor: float, step: float) -> Coded:
+        return _code(sae, x, features[factor], Step(step, False), factor)
 
-def _order(coded: Coded, aim: Aim) -> tuple[float, float]:
-    """Those that miss the aim come last, the nearest first; then the fewest bits, or the least error."""
-    reached, other = (coded.nmse, coded.bits) if aim.kind == "nmse" else (coded.bits, coded.nmse)
-    return max(0.0, reached / aim.value - 1.02), other
+    def best(found: Iterable[Coded]) -> Coded:
+        return min(found, key=lambda coded: coded.error + price * coded.bits)
 
-
-def _meeting(at_step: Callable[[float], Coded], aim: Aim) -> Coded:
-    """The point whose step, relative to the rms, meets the aim; at an end of the range where none does."""
-    low, high = math.log(_FINEST), math.log(_COARSEST)
-    best = at_step(math.exp(low if aim.kind == "nmse" else high))
-    if (best.nmse if aim.kind == "nmse" else best.bits) > aim.value:
-        return best
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        coded = at_step(math.exp(middle))
-        met = (coded.nmse if aim.kind == "nmse" else coded.bits) <= aim.value
-        if met:
-            best = coded
-        if met == (aim.kind == "nmse"):
-            low = middle  # coarser still meets an NMSE
-        else:
-            high = middle
-    return best
+    chosen = best(at(factor, searched) for factor in _FACTORS)
+    chosen = best(at(chosen.factor, searched * share) for share in _STEPS)
+    chosen = best(at(factor, chosen.step) for factor in _FACTORS)
+    return with_factor(chosen.factor), chosen
 
 
 def _code(sae: SAE, x: NDArray[np.float32], features: Features, step: Step, factor: float) -> Coded:
@@ -109,6 +92,7 @@ def _code(sae: SAE, x: NDArray[np.float32], features: Features, step: Step, fact
         factor,
         codec.quantizer.step,
         8 * n_bytes / len(x),
+        distortion.squared_error / len(x),
         math.inf if nmse is None else nmse,
         len(codes.latents) / len(x),
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from saecodec.costs import DEFAULT_SLOPE
 from saecodec.encoder import Encoder
 from saecodec.errors import InputError
 from saecodec.fitting import fit_features
@@ -17,8 +18,8 @@ from saecodec.layers import Layers
 from saecodec.nonlinearity import JumpReLU
 from saecodec.quantizer import Step
 from saecodec.sae import SAE
-from saecodec.training import Aim, tuning
-from saecodec.training.tuning import Coded, code, tune
+from saecodec.training import tuning
+from saecodec.training.tuning import code, tune
 
 F, D = 16, 40
 
@@ -57,32 +58,29 @@ def test_bits_and_error_are_those_of_a_packed_chunk_that_decodes(step: Step) -> 
     assert found.l0 == len(store[0].latents) / len(X)
 
 
-@pytest.mark.parametrize("aim", [Aim("nmse", 0.35), Aim("nmse", 0.5), Aim("bits", 9), Aim("bits", 20)], ids=str)
-def test_the_aim_is_met_and_no_factor_of_a_grid_is_better(aim: Aim) -> None:
-    sae, found = tune(SAE_, X, aim)
-    reached, other = (found.nmse, found.bits) if aim.kind == "nmse" else (found.bits, found.nmse)
-    assert 0.9 * aim.value < reached <= 1.02 * aim.value
+@pytest.mark.parametrize("price", [0.002, 0.02, 0.2])
+def test_no_factor_and_no_step_beside_the_chosen_ones_are_better(price: float) -> None:
+    sae, found = tune(SAE_, X, price)
     torch.testing.assert_close(sae.encoder.nonlinearity.threshold, torch.full((F,), 0.3 * found.factor))  # type: ignore[union-attr]
     again = code(sae, X, Step(found.step, False))
     assert (again.bits, again.nmse) == pytest.approx((found.bits, found.nmse), rel=1e-6)
-    for factor, step in itertools.product(tuning._FACTORS, np.geomspace(0.05, 2.5, 12)):
-        there = code(with_factor(factor), X, Step(float(step), True))
-        one, two = (there.nmse, there.bits) if aim.kind == "nmse" else (there.bits, there.nmse)
-        assert one > aim.value or two > 0.97 * other, (factor, step)
+    assert found.error == pytest.approx(found.nmse * (X - X.mean(0)).astype(np.float64).var(0).sum(), rel=1e-5)
+    least = found.error + price * found.bits
+    for factor in tuning._FACTORS:
+        there = code(with_factor(factor), X, Step(found.step, False))
+        assert there.error + price * there.bits > 0.9999 * least, factor
+    base = math.sqrt(price / DEFAULT_SLOPE)
+    everywhere = [
+        code(with_factor(factor), X, Step(base * share, False))
+        for factor, share in itertools.product(tuning._FACTORS, tuning._STEPS)
+    ]
+    assert least < 1.03 * min(there.error + price * there.bits for there in everywhere)
 
 
-@pytest.mark.parametrize("aim", [Aim("nmse", 1e-6), Aim("bits", 0.01)], ids=str)
-def test_an_aim_that_is_out_of_reach_is_come_as_near_to_as_can_be(aim: Aim) -> None:
-    _, found = tune(SAE_, X, aim)
-    ends = [code(with_factor(factor), X, Step(0.05 if aim.kind == "nmse" else 2.5, True)) for factor in tuning._FACTORS]
-    nearest = min(of.nmse if aim.kind == "nmse" else of.bits for of in ends)
-    assert (found.nmse if aim.kind == "nmse" else found.bits) == pytest.approx(nearest)
-
-
-def test_factors_that_miss_come_last_and_the_nearest_of_them_first() -> None:
-    aim = Aim("nmse", 0.2)
-    points = [Coded(1, 1, bits, nmse, 1) for bits, nmse in [(10, 0.19), (12, 0.2), (5, 0.3), (1, 0.5), (9, math.inf)]]
-    assert [point.bits for point in sorted(points, key=lambda point: tuning._order(point, aim))] == [10, 12, 5, 1, 9]
+def test_a_dearer_bit_leaves_fewer() -> None:
+    points = [tune(SAE_, X, price)[1] for price in (0.002, 0.02, 0.2)]
+    assert points[0].bits > points[1].bits > points[2].bits
+    assert points[0].nmse < points[1].nmse < points[2].nmse
 
 
 def test_there_have_to_be_rows() -> None:
