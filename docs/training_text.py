@@ -12,7 +12,6 @@ BEGIN, END = "<!-- tables: docs/training_text.py -->", "<!-- end of tables -->"
 _NAMES = {
     "rate_nmse0.2": "rate, aimed at NMSE 0.2",
     "rate_nmse0.15": "rate, aimed at NMSE 0.15",
-    "rate_nmse0.12": "rate, aimed at NMSE 0.12",
     "batchtopk_k32_long": "BatchTopK, k 32, as many tokens as the shared one",
     "shared": "the shared BatchTopK, k 32, of 8 times as many rows",
 }

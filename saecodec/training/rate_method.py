@@ -27,7 +27,7 @@ from saecodec.training.running_costs import RunningCosts
 from saecodec.training.settings import Aim
 from saecodec.training.sparse_products import Places
 
-_OWN: Final = 1.0
+_OWN: Final = 0.5
 """Weight of the encoder's own loss beside the searched codes' error: how much the decoder listens to it."""
 _NOISE: Final = 1 / (12 * DEFAULT_SLOPE)
 """Squared error that rounding adds to an active latent, step^2 / 12, in bits at the pressure."""

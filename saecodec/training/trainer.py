@@ -26,7 +26,7 @@ from saecodec.training.sparse_products import Products
 
 _WARM_UP: Final = 0.05  # of the steps, up to the peak of the learning rate
 _DECAY: Final = 0.3  # and down from it
-_BEGIN_AS_TOPK: Final = {"jumprelu": 0.25, "rate": 0.6}  # of the steps, by objective or architecture
+_BEGIN_AS_TOPK: Final = {"jumprelu": 0.25, "rate": 0.5}  # of the steps, by objective or architecture
 _AUXILIARY: Final = 1 / 32  # weight of the loss that revives dead latents (Gao et al. 2024, section A.2)
 _DEAD_ROWS: Final = 20_000  # a latent that did not fire in so many rows is dead
 _MAX_REVIVED: Final = 256  # dead latents in a step, drawn at random: the auxiliary loss is to stay cheap
