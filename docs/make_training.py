@@ -6,7 +6,8 @@
     --part memory    peak memory of a wide SAE's training
     --part text      docs/training.md from docs/training.json
 
-All parts in this order by default; --only NAME,... restricts the first two, so that two processes can share them.
+All parts in this order by default; --only NAME,... restricts the first two, and --only 0.2 the third, so that two
+processes can share them.
 Trainings use one thread each. DATA as for make_results.py. Figures go into docs/training.json.
 """
 
@@ -44,7 +45,6 @@ SEARCHES = ("none", "pursuit")
 TOKENS = 3_000_000
 LONG_TOKENS = 13_496_320  # of the shared SAE
 SHARED = "minilm_l3_batchtopk_3072_k32"
-FIT_SECONDS = 1500.0  # longer than any training of a prior takes: the clock decides nothing
 SAES = {f"batchtopk_k{k}": Settings(3072, aim=Aim("l0", k), tokens=TOKENS) for k in (8, 10, 13, 18, 24)}
 SAES |= {f"rate_nmse{nmse:g}": Settings(3072, "jumprelu", "rate", Aim("nmse", nmse), TOKENS) for nmse in (0.2, 0.15)}
 SAES["batchtopk_k32_long"] = Settings(3072, aim=Aim("l0", 32), tokens=LONG_TOKENS)
@@ -92,18 +92,17 @@ def point(test: Any, sae: saecodec.SAE, target: float, search: str) -> dict[str,
     return {key: report[key] for key in ("bits_per_row", "bits_interval", "nmse", "l0", "step")}
 
 
-def context(data: Path) -> None:
+def context(data: Path, only: list[str]) -> None:
     """The best of each family, by pursuit, under codecs fitted on the train rows with either prior."""
     rows, test = open_array(data / "minilm_l3_train.npz"), open_array(data / "minilm_l3_test.npy")
     ids = {name: np.load(data / f"minilm_l3_{name}_seq.npy") for name in ("train", "test")}
     measured = json.loads(FIGURES.read_text())["saes"]
-    for target in TARGETS:
+    for target in (target for target in TARGETS if not only or f"{target:g}" in only):
         for family in ("batchtopk", "rate"):
             name = best(measured, family, f"{target:g} pursuit")
             sae, found = saecodec.load_sae(OUT / name), {"sae": name}
             for prior in ("factorized", "context"):
-                seconds = FIT_SECONDS if prior == "context" else None
-                goal = Goal.of(nmse=target, prior=prior, fit_seconds=seconds)
+                goal = Goal.of(nmse=target, prior=prior)
                 started = time.perf_counter()
                 codec = fit_array(rows, sae, goal, seq=ids["train"], verify=False)
                 report = measure_array(test, codec=codec, goal=Goal.of(nmse=target), seq=ids["test"])
@@ -182,7 +181,7 @@ def main() -> None:
     parts = {
         "train": lambda: train(arguments.data, only),
         "measure": lambda: measure(arguments.data, only),
-        "context": lambda: context(arguments.data),
+        "context": lambda: context(arguments.data, only),
         "memory": memory,
     }
     for name, part in parts.items():
