@@ -45,7 +45,7 @@ SEARCHES = ("none", "pursuit")
 TOKENS = 3_000_000
 LONG_TOKENS = 13_496_320  # of the shared SAE
 SHARED = "minilm_l3_batchtopk_3072_k32"
-SAES = {f"batchtopk_k{k}": Settings(3072, aim=Aim("l0", k), tokens=TOKENS) for k in (8, 10, 13, 18, 24)}
+SAES = {f"batchtopk_k{k}": Settings(3072, aim=Aim("l0", k), tokens=TOKENS) for k in (6, 8, 10, 13, 18, 24)}
 SAES |= {f"rate_nmse{nmse:g}": Settings(3072, "jumprelu", "rate", Aim("nmse", nmse), TOKENS) for nmse in (0.2, 0.15)}
 SAES["batchtopk_k32_long"] = Settings(3072, aim=Aim("l0", 32), tokens=LONG_TOKENS)
 WIDE = {"n_latents": 16384, "width": 768, "rows": 20_480, "steps": 12}
