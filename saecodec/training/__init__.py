@@ -1,7 +1,8 @@
 """Training of sparse autoencoders: for sparsity, or for the bits that their codes cost.
 
-`Trainer` trains on rows by `Settings`; `formats.training` does it for files. Rows are scaled so that their mean squared
-distance from the mean row is d, which makes one learning rate fit all data; `Trainer.sae` takes the scale back.
+`Trainer` trains on rows by `Settings`; `formats.training` does it for files. Rows are
+centred, and scaled so that their mean square is d, which makes one learning rate fit all data; `Trainer.sae` gives
+the SAE in the units of the data.
 """
 
 from saecodec.training.settings import ARCHITECTURES, OBJECTIVES, Aim, Settings

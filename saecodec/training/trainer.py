@@ -64,7 +64,7 @@ class Trainer:
         self.settings, self._scaling, self._device = settings, scaling, device
         self._products = Products.on(device)
         self._draws = torch.Generator().manual_seed(settings.seed)
-        values = initial(settings.n_latents, scaling.mean.to(device), self._draws)
+        values = initial(settings.n_latents, len(scaling.mean), self._draws, device)
         self._costs = RunningCosts(settings.n_latents, device)
         self._methods = self._plan()
         for _, method in self._methods:
@@ -231,7 +231,7 @@ class Trainer:
         b_enc = torch.zeros_like(p["b_enc"]) if gated else p["b_enc"] / scale  # a gated SAE's is its b_gate
         encoder = Encoder(p["w_enc"].t().contiguous(), b_enc, nonlinearity, True)
         kind = "jumprelu" if isinstance(self.method, BatchTopK) else self.method.kind
-        return SAE(p["w_dec"].clone(), p["b_dec"] / scale, encoder, kind)
+        return SAE(p["w_dec"].clone(), p["b_dec"] / scale + self._scaling.mean, encoder, kind)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ F, D, B = 24, 7, 16
 
 
 def parameters(method: Method | None = None) -> Parameters:
-    values = initial(F, torch.randn(D) * 0.1, torch.Generator().manual_seed(3))
+    values = initial(F, D, torch.Generator().manual_seed(3), torch.device("cpu"))
+    values["b_dec"] = torch.randn(D) * 0.1
     values["b_enc"] = torch.randn(F) * 0.1
     values["w_enc"] += 0.1 * torch.randn(F, D)
     if method is not None:

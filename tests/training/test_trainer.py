@@ -93,7 +93,7 @@ def test_the_sae_in_units_of_the_data_is_the_one_that_is_trained(architecture: s
             parameter += 0.1 * torch.randn(len(parameter))
     sae = made.sae()
     scale = made._scaling.scale
-    batch = Batch(HELD_OUT * scale, made.parameters, made._products)
+    batch = Batch(made._scaling.scaled(HELD_OUT), made.parameters, made._products)
     method = made.method
     if isinstance(method, Rate):  # the trainer's codes are searched, the SAE's are its encoder's own
         places, values = super(Rate, method).codes(batch)
