@@ -15,8 +15,8 @@ adds, (F,) each. In the units of `Scaling`: rows around zero, with a mean square
 
 
 def initial(n_latents: int, width: int, generator: torch.Generator, device: torch.device) -> Parameters:
-    """Random unit directions, which encoder and decoder share, around the mean row, which is zero in these units (Gao et
-    al. 2024, section A.1).
+    """Random unit directions, which encoder and decoder share, around the mean row, which is zero in these units (Gao
+    et al. 2024, section A.1).
 
     Rows of the data as directions were tried, too: they are too alike, and learnt worse (NMSE 0.194 against 0.160 after
     1.5 M tokens at k 16).

@@ -14,7 +14,7 @@ from saecodec.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """scale: what rows, less their mean, are multiplied by. mean: the mean row, in the units of the data, float32 (d,)."""
+    """mean: the mean row, in the units of the data, float32 (d,). scale: what rows, less it, are multiplied by."""
 
     scale: float
     mean: Tensor
