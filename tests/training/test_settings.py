@@ -27,14 +27,15 @@ def possible(draw: st.DrawFn) -> Settings:
     others = st.builds(Aim, st.just("nmse"), st.floats(0.001, 0.999)) | st.builds(
         Aim, st.just("bits"), st.floats(1, 1e4)
     )
-    nested = draw(st.sets(st.integers(1, n_latents - 1), max_size=3)) if n_latents > 1 and not rate else set()
+    may_nest = n_latents > 1 and not rate and architecture != "topk"
+    nested = draw(st.sets(st.integers(1, n_latents - 1), max_size=3)) if may_nest else set()
     batch = draw(whole)
     return Settings(
         n_latents,
         architecture,
         "rate" if rate else "sparsity",
         draw(others if rate else l0 | others),
-        batch * draw(whole),
+        batch * draw(st.integers(2 if architecture == "jumprelu" else 1, 10**6)),
         batch,
         draw(st.none() | st.floats(1e-6, 1)),
         tuple(sorted(nested)),
@@ -56,6 +57,8 @@ def test_settings_come_back_from_json(settings: Settings) -> None:
         ({"objective": "rate", "architecture": "topk"}, "which topk ones are not"),
         ({"objective": "rate", "architecture": "jumprelu"}, "not at a k"),
         ({"objective": "rate", "architecture": "jumprelu", "aim": Aim("bits", 9), "nested": (4,)}, "no nested widths"),
+        ({"architecture": "topk", "nested": (4,)}, "topk trains no nested widths"),
+        ({"architecture": "jumprelu", "tokens": 19, "batch": 10}, "needs two steps"),
         ({"n_latents": 0}, "0 latents"),
         ({"tokens": 9, "batch": 10}, "at least one batch"),
         ({"batch": 0}, "not possible"),
