@@ -104,8 +104,9 @@ class Trainer:
         at = min(self.steps_done, self.settings.n_steps - 1)
         return [method for begin, method in self._methods if begin <= at][-1]
 
-    def train(self, batches: Iterator[Tensor]) -> Iterator[Meter]:
-        """Take the steps that are left, one for each of `batches`, float32 (B, d); yields after each."""
+    def train(self, batches: Iterator[Tensor]) -> Iterator[int]:
+        """Take the steps that are left, one for each of `batches`, float32 (B, d); yields how many are done after each.
+        `meter` tells then where it stands. InputError when it diverges."""
         for x in itertools.islice(batches, self.settings.n_steps - self.steps_done):
             try:
                 self._step(self._scaling.scaled(x.to(self._device, torch.float32)))
@@ -114,7 +115,7 @@ class Trainer:
                     f"the training diverged at step {self.steps_done:,}: try a learning rate below "
                     f"{self.settings.peak_rate:g}"
                 ) from error
-            yield self.meter()
+            yield self.steps_done
 
     def _step(self, x: Tensor) -> None:
         batch, method = Batch(x, self.parameters, self._products), self.method
