@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -105,14 +105,5 @@ class Settings:
         return self.learning_rate or _LEARNING_RATE * min(1.0, math.sqrt(_NARROW / self.n_latents))
 
     def to_json(self) -> dict[str, Any]:
-        """For files; `from_json` is the inverse."""
+        """For files: a list and a dict in place of the tuple and the `Aim`."""
         return asdict(self) | {"nested": list(self.nested)}
-
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Settings:
-        """InputError when it is none."""
-        try:
-            known = {key: told[key] for key in (field.name for field in fields(cls))}
-            return cls(**known | {"aim": Aim(**told["aim"]), "nested": tuple(told["nested"])})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"settings of a training are incomplete: {error}") from error
