@@ -23,6 +23,7 @@ from saecodec.training.methods import BatchTopK, Jump
 from saecodec.training.parameters import Batch
 from saecodec.training.rate_method import Rate
 from saecodec.training.scaling import Scaling
+from saecodec.training.sparse_products import Products
 
 F, D, B, TRUE_K = 24, 12, 64, 2.0
 CPU = torch.device("cpu")
@@ -133,6 +134,16 @@ def test_training_meets_a_number_of_active_latents_and_learns(architecture: str)
     nmse, l0 = quality(made.sae())
     assert l0 == pytest.approx(2, rel=0.15)
     assert nmse < 0.5 * best_of_rows(2), "better than the two best of as many fixed directions, and better than PCA"
+
+
+def test_in_mixed_precision_it_learns_about_as_well() -> None:
+    """As on cuda, where products are in bfloat16: of rows whose mean is a thousand times what they differ by."""
+    of, held_out = settings("batchtopk", 300), HELD_OUT + 30_000
+    made = Trainer(of, Scaling.of([ALL + 30_000]), held_out, CPU)
+    made._products = Products(torch.bfloat16)
+    for _ in made.train(x + 30_000 for x in batches()):
+        pass
+    assert quality(made.sae(), held_out)[0] == pytest.approx(quality(trained(of).sae())[0], rel=0.1)
 
 
 def test_steering_looks_ahead_and_does_not_swing() -> None:
