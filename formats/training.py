@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,13 +35,13 @@ from saecodec.sae import SAE, available
 from saecodec.training import Aim, Settings, Trainer
 from saecodec.training.checked_state import number
 from saecodec.training.first_latents import first_latents
-from saecodec.training.trainer import Meter
 from saecodec.training.tuning import code, tune
 
 FACTS: Final = "training.json"
 """What a training tells of itself, beside the SAE."""
 _FILES: Final = (CONFIG, WEIGHTS, FACTS)
 _CURVE_POINTS: Final = 100
+_METER_SECONDS: Final = 0.1  # between looks at where a training stands, for progress: it takes sums over all latents
 
 
 @dataclass(frozen=True)
@@ -134,15 +133,18 @@ def _steps(trainer: Trainer, rows: TrainingRows, told: dict[str, Any], run: Run,
     settings, started, before = trainer.settings, time.perf_counter(), told["seconds"]
     saved = started
     every = max(1, settings.n_steps // _CURVE_POINTS)
-    meters: Iterator[Meter] = trainer.train(rows.batches(trainer.steps_done))
+    meter, shown = trainer.meter(), -math.inf
     with deferring_interrupts() as let_through:
-        for meter in meters:
+        for step in trainer.train(rows.batches(trainer.steps_done)):
             now = time.perf_counter()
             told["seconds"] = before + now - started
-            if meter.step % every == 0 or meter.step == settings.n_steps:
+            on_curve = step % every == 0 or step == settings.n_steps
+            if on_curve or now - shown >= _METER_SECONDS:
+                meter, shown = trainer.meter(), now
+            if on_curve:
                 told["curve"].append([meter.step, meter.nmse, meter.l0, meter.bits, meter.dead, meter.pressure])
             try:
-                progress("train", meter.step * settings.batch, settings.n_steps * settings.batch, str(meter))
+                progress("train", step * settings.batch, settings.n_steps * settings.batch, str(meter))
                 let_through()
             except KeyboardInterrupt:
                 save()

@@ -1,7 +1,8 @@
 """The rows of a training: a source's, mixed, in batches that depend on a seed, the memory and their number alone.
 
 Rows are mixed within blocks of as many as the memory holds; one block, if it is all, is read once and kept. Some
-stretches of the first block are held out: a training never sees them, and is judged by them.
+stretches of the first block are held out: no weight learns from them, and a training is judged by them. They choose a
+few numbers, too: docs/training.md, "The loop".
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from saecodec.training.straight_through import jump, step_up
 
 _SPEED: Final = 0.02  # a step changes the pressure by so much at most, as a logarithm
 _GAIN: Final = 8.0  # full speed from a miss of an eighth on
+_MOST: Final = 1e12  # pressure of a penalty: no codes are left long before
 _KERNEL: Final = 0.3  # width of the straight-through kernel, of the threshold
 
 
@@ -36,14 +37,15 @@ class Outcome:
 
 
 class Method(ABC):
-    """pressure: see above. sense: 1 where more pressure leaves fewer active latents, -1 where it leaves more."""
+    """pressure: see above, from `least` to `most`. sense: 1 where more pressure leaves fewer active latents, -1 where
+    it leaves more."""
 
     kind: ClassVar[str]
     sense: ClassVar[int] = 1
     least: ClassVar[float] = 1e-6
 
-    def __init__(self, pressure: float) -> None:
-        self.pressure = pressure
+    def __init__(self, pressure: float, most: float = _MOST) -> None:
+        self.pressure, self.most = pressure, most
 
     def added(self, n_latents: int, device: torch.device) -> Parameters:
         """Parameters of its own, (F,) each."""
@@ -77,7 +79,11 @@ class Method(ABC):
     def steer(self, excess: float) -> None:
         """Turn the dial. excess: logarithm of how much more is active, or less is missed, than the aim allows."""
         turn = _SPEED * max(-1.0, min(1.0, _GAIN * excess))
-        self.pressure = max(self.pressure * math.exp(self.sense * turn), self.least)
+        self.pressure = self.possible(self.pressure * math.exp(self.sense * turn))
+
+    def possible(self, pressure: float) -> float:
+        """The nearest pressure that there can be: where an aim is out of reach, the dial stops at an end."""
+        return min(max(pressure, self.least), self.most)
 
     def state(self) -> dict[str, Any]:
         """Numbers of a checkpoint; `restore` is the inverse."""
@@ -86,7 +92,13 @@ class Method(ABC):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`; KeyError or ValueError when it is none."""
         for key in self.state():
-            setattr(self, key, number(state, key))
+            setattr(self, key, number(state, key, self.most if key == "pressure" else math.inf))
+
+
+def finite(*tensors: Tensor) -> None:
+    """FloatingPointError where one holds NaN or infinity: the training has diverged."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise FloatingPointError("values are not finite any more")
 
 
 def reconstruction(
@@ -114,7 +126,8 @@ def reconstruction(
 
 
 class BatchTopK(Method):
-    """The k B largest activations of a batch (Bussmann et al. 2024, arXiv 2412.06410). pressure: k, any number.
+    """The k B largest activations of a batch (Bussmann et al. 2024, arXiv 2412.06410). pressure: k, any number; most:
+    latents that there are.
 
     threshold: running mean of the least activation that stays, which the trained SAE goes by.
     """
@@ -123,8 +136,8 @@ class BatchTopK(Method):
     sense = -1
     least = 0.1
 
-    def __init__(self, pressure: float) -> None:
-        super().__init__(pressure)
+    def __init__(self, pressure: float, most: float = _MOST) -> None:
+        super().__init__(pressure, most)
         self.threshold = 0.0
 
     def places(self, batch: Batch) -> Places:
@@ -158,7 +171,8 @@ class BatchTopK(Method):
 
 
 class RowTopK(Method):
-    """The k largest activations of a row (Gao et al. 2024, arXiv 2406.04093). pressure: k, rounded."""
+    """The k largest activations of a row (Gao et al. 2024, arXiv 2406.04093). pressure: k, rounded; most: latents that
+    there are."""
 
     kind = "topk"
     sense = -1
@@ -249,13 +263,14 @@ class Jump(Method):
         """Go on from a BatchTopK training: dropping an activation at the threshold saves as much as it costs."""
         with torch.no_grad():
             parameters["log_threshold"].fill_(math.log(max(threshold, 1e-6)))
-        self.pressure = max(threshold**2, self.least)
+        self.pressure = self.possible(threshold**2)
 
     def places(self, batch: Batch) -> Places:
         return Places.where(batch.h > batch.parameters["log_threshold"].detach().exp())
 
-    def prices(self, near: Places, values: Tensor) -> Tensor | float:
-        """What an active latent costs, in squared error: (K,), or the same for all."""
+    def prices(self, near: Places, h: Tensor) -> Tensor | float:
+        """What latents with pre-activations h would cost if they were active, in squared error: (K,), or the same for
+        all."""
         return self.pressure
 
     def step(self, batch: Batch, nested: tuple[int, ...]) -> Outcome:
@@ -264,7 +279,8 @@ class Jump(Method):
         h, at = batch.encoded(near), threshold[near.latents]
         values, fires = jump(h, at, _KERNEL), step_up(h, at, _KERNEL)
         loss, missed = reconstruction(batch, near, values, nested)
-        loss = loss + (self.prices(near, values) * fires).sum() / len(batch.x)
+        # Prices of h, not of values: these are 0 just below a threshold, and pass on gradients to it, as `fires` does.
+        loss = loss + (self.prices(near, h) * fires).sum() / len(batch.x)
         active = fires.detach() > 0
         return Outcome(loss, near.kept(active), values.detach()[active], missed)
 

@@ -11,18 +11,19 @@ from saecodec.training.sparse_products import Places, Products, decode_at, encod
 
 Parameters = dict[str, Tensor]
 """float32 leaves: w_enc, w_dec (F, d), both with latents in rows; b_enc (F,), b_dec (d,); and what an architecture
-adds, (F,) each. In units in which rows have a mean squared distance of d from their mean."""
+adds, (F,) each. In the units of `Scaling`: rows around zero, with a mean square of d."""
 
 
-def initial(n_latents: int, mean: Tensor, generator: torch.Generator) -> Parameters:
-    """Random unit directions, which encoder and decoder share, around the mean row (Gao et al. 2024, section A.1).
+def initial(n_latents: int, width: int, generator: torch.Generator, device: torch.device) -> Parameters:
+    """Random unit directions, which encoder and decoder share, around the mean row, which is zero in these units (Gao
+    et al. 2024, section A.1).
 
-    mean: float32 (d,), scaled. Rows of the data as directions were tried, too: they are too alike, and learnt worse
-    (NMSE 0.194 against 0.160 after 1.5 M tokens at k 16).
+    Rows of the data as directions were tried, too: they are too alike, and learnt worse (NMSE 0.194 against 0.160 after
+    1.5 M tokens at k 16).
     """
-    w = torch.nn.functional.normalize(torch.randn(n_latents, len(mean), generator=generator)).to(mean.device)
-    zeros = torch.zeros(n_latents, device=mean.device)
-    return {"w_enc": w.clone(), "b_enc": zeros, "w_dec": w, "b_dec": mean.clone()}
+    w = torch.nn.functional.normalize(torch.randn(n_latents, width, generator=generator)).to(device)
+    b_enc, b_dec = torch.zeros(n_latents, device=device), torch.zeros(width, device=device)
+    return {"w_enc": w.clone(), "b_enc": b_enc, "w_dec": w, "b_dec": b_dec}
 
 
 def with_gradients(parameters: Mapping[str, Tensor]) -> Parameters:

@@ -9,6 +9,7 @@ so that the SAE is good without a search. The quantizer's step follows from the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,7 @@ from saecodec.nonlinearity import ReLU
 from saecodec.quantizer import CENTROID_LEVELS, Quantizer
 from saecodec.sae import SAE
 from saecodec.search import Search
-from saecodec.training.methods import Jump, Outcome, reconstruction
+from saecodec.training.methods import Jump, Outcome, finite, reconstruction
 from saecodec.training.parameters import Batch, Parameters
 from saecodec.training.running_costs import RunningCosts
 from saecodec.training.settings import Aim
@@ -37,11 +38,12 @@ _BISECTIONS: Final = 10
 
 class Rate(Jump):
     """pressure: squared error that a bit may cost. costs: what firings cost, which the trainer keeps. aim: of kind
-    "nmse" or "bits", at which the first batch sets the pressure."""
+    "nmse" or "bits", at which the first batch sets the pressure. gap: tells how many times the mean squared error of a
+    batch, over d, the NMSE is that is aimed at."""
 
-    def __init__(self, pressure: float, costs: RunningCosts, aim: Aim) -> None:
+    def __init__(self, pressure: float, costs: RunningCosts, aim: Aim, gap: Callable[[], float]) -> None:
         super().__init__(pressure)
-        self._costs, self._aim = costs, aim
+        self._costs, self._aim, self._gap = costs, aim, gap
         self.calibrated = 0
 
     @property
@@ -52,10 +54,10 @@ class Rate(Jump):
     def begin(self, parameters: Parameters, threshold: float) -> None:
         super().begin(parameters, threshold)
         bits = self._costs.bits_per_row(threshold) / max(self._costs.l0, 1e-9)
-        self.pressure = max(threshold**2 / (bits + _NOISE), self.least)
+        self.pressure = self.possible(threshold**2 / (bits + _NOISE))
 
-    def prices(self, near: Places, values: Tensor) -> Tensor | float:
-        return self.pressure * (self._costs.of_activations(near, values, self.step_size) + _NOISE)
+    def prices(self, near: Places, h: Tensor) -> Tensor | float:
+        return self.pressure * (self._costs.of_activations(near, h, self.step_size) + _NOISE)
 
     @torch.no_grad()
     def _calibrate(self, batch: Batch) -> None:
@@ -64,14 +66,16 @@ class Rate(Jump):
         middle = math.log(self.pressure)
         low, high = middle - _SPAN, middle + _SPAN
         for _ in range(_BISECTIONS):
-            self.pressure = math.exp((low + high) / 2)
+            self.pressure = self.possible(math.exp((low + high) / 2))
             places, values = self.codes(batch)
             if self._aim.kind == "nmse":
-                slack = float(batch.error(batch.decoded(places, values))) / batch.x.shape[1] < self._aim.value
+                missed = float(batch.error(batch.decoded(places, values))) / batch.x.shape[1]
+                slack = self._gap() * missed < self._aim.value
             else:
                 bits = self._costs.of_activations(places, values, self.step_size).sum()
                 slack = float(bits) / len(batch.x) > self._aim.value
-            low, high = (math.log(self.pressure), high) if slack else (low, math.log(self.pressure))
+            middle = (low + high) / 2
+            low, high = (middle, high) if slack else (low, middle)
         self.calibrated = 1
 
     def state(self) -> dict[str, Any]:
@@ -81,6 +85,7 @@ class Rate(Jump):
         if not self.calibrated:
             self._calibrate(batch)
         own = super().step(batch, nested)
+        finite(own.missed)
         places, values = self.codes(batch)
         loss, missed = reconstruction(batch, places, values, nested)
         return Outcome(_OWN * own.loss + loss, places, values, missed)
@@ -88,6 +93,7 @@ class Rate(Jump):
     @torch.no_grad()
     def codes(self, batch: Batch) -> tuple[Places, Tensor]:
         p, n_latents, device = batch.parameters, batch.h.shape[1], batch.x.device
+        finite(batch.h, p["w_dec"], p["b_dec"])
         encoder = Encoder(p["w_enc"].detach().t(), p["b_enc"].detach(), ReLU(), True)
         sae = SAE(p["w_dec"].detach(), p["b_dec"].detach(), encoder, self.kind)
         costs, step = self._costs.costs(self.step_size), self.step_size

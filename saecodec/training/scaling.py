@@ -1,4 +1,4 @@
-"""The units of a training: rows whose mean squared distance from their mean is d."""
+"""The units of a training: rows around zero, whose mean square is d."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saecodec.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """scale: what rows are multiplied by. mean: the mean row, scaled, float32 (d,)."""
+    """mean: the mean row, in the units of the data, float32 (d,). scale: what rows, less it, are multiplied by."""
 
     scale: float
     mean: Tensor
@@ -33,8 +33,9 @@ class Scaling:
         if not n or variance <= 1e-12 * squares / n:
             raise InputError(f"{n:,} rows that do not vary: there is nothing to train on")
         scale = math.sqrt(len(mean) / variance)
-        return cls(scale, (mean * scale).to(torch.float32))
+        return cls(scale, mean.to(torch.float32))
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Rows in these units."""
-        return x * self.scale
+        """Rows in these units. They are centred here, once and in float32: a mean that is large beside what rows differ
+        by would take the digits of products in bfloat16, and of sums that it cancels from."""
+        return (x - self.mean.to(x.device)) * self.scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class Settings:
 
     tokens: rows seen, repeats counted. batch: rows of a step. learning_rate: of Adam at its height; None is 4e-3, less
     for more than 4096 latents. nested: widths of the SAEs that are the first latents of this one (Matryoshka), rising,
-    below F. seed: of all draws. InputError names what is impossible.
+    below F; not with "topk" or "rate". seed: of all draws. InputError names what is impossible.
     """
 
     n_latents: int
@@ -78,9 +78,19 @@ class Settings:
             raise InputError(f"learning rate {rate:g}: expected a positive number")
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"seed {self.seed}: expected a number from 0 to 2^63 - 1")
+        if self.architecture == "jumprelu" and self.n_steps < 2:
+            raise InputError(
+                f"{self.tokens:,} tokens in batches of {self.batch:,}: jumprelu begins as batchtopk, and needs two "
+                "steps at least: more tokens, or smaller batches"
+            )
         edges = (0, *self.nested, self.n_latents)
         if self.nested and self.objective == "rate":
             raise InputError("the objective rate trains no nested widths: its search knows one SAE only")
+        if self.nested and self.architecture == "topk":
+            raise InputError(
+                "topk trains no nested widths: alone, the first latents would keep the k largest of their own, and not "
+                "those of the k largest of all, which they are trained with; batchtopk does"
+            )
         if any(a >= b for a, b in pairwise(edges)):
             raise InputError(f"nested widths {self.nested} must rise, from above 0 to below {self.n_latents}")
 
@@ -95,14 +105,5 @@ class Settings:
         return self.learning_rate or _LEARNING_RATE * min(1.0, math.sqrt(_NARROW / self.n_latents))
 
     def to_json(self) -> dict[str, Any]:
-        """For files; `from_json` is the inverse."""
+        """For files: a list and a dict in place of the tuple and the `Aim`."""
         return asdict(self) | {"nested": list(self.nested)}
-
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Settings:
-        """InputError when it is none."""
-        try:
-            known = {key: told[key] for key in (field.name for field in fields(cls))}
-            return cls(**known | {"aim": Aim(**told["aim"]), "nested": tuple(told["nested"])})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"settings of a training are incomplete: {error}") from error

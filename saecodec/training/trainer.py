@@ -16,7 +16,7 @@ from saecodec.encoder import Encoder
 from saecodec.errors import InputError
 from saecodec.sae import SAE
 from saecodec.training.checked_state import number, tensor_like
-from saecodec.training.methods import BatchTopK, GatedSAE, Jump, Method, Outcome, RowTopK, Standard
+from saecodec.training.methods import BatchTopK, GatedSAE, Jump, Method, Outcome, RowTopK, Standard, finite
 from saecodec.training.parameters import Batch, initial, stay_on_sphere, to_unit_rows, with_gradients
 from saecodec.training.rate_method import Rate
 from saecodec.training.running_costs import RunningCosts
@@ -35,6 +35,7 @@ _BEFORE_SEARCH: Final = 1.25  # of an NMSE aimed at: what a search of as many la
 _SMOOTH: Final = 0.9  # of running figures, at a step
 _AHEAD: Final = 3.0  # times the difference of two running means, of 10 and of 50 steps, that steering looks ahead
 _HELD_OUT_EVERY: Final = 25  # steps
+_MOST_GAP: Final = 100.0  # of held-out to trained NMSE, either way: one look at few rows must not turn all
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Trainer:
         self.settings, self._scaling, self._device = settings, scaling, device
         self._products = Products.on(device)
         self._draws = torch.Generator().manual_seed(settings.seed)
-        values = initial(settings.n_latents, scaling.mean.to(device), self._draws)
+        values = initial(settings.n_latents, len(scaling.mean), self._draws, device)
         self._costs = RunningCosts(settings.n_latents, device)
         self._methods = self._plan()
         for _, method in self._methods:
@@ -76,6 +77,7 @@ class Trainer:
         self._searches = settings.objective == "rate"
         self._train_nmse: float | None = None
         self._l0: float | None = None  # of the last steps: what RunningCosts know comes too late to steer by
+        self._held_variance = _variance(self._held_out)
         self._gap = 1.0  # NMSE of held-out rows over that of trained ones
         self.steps_done = 0
 
@@ -85,15 +87,16 @@ class Trainer:
         width = len(self._scaling.mean)
         k = settings.aim.value if settings.aim.kind == "l0" else min(DEFAULT_K, settings.n_latents / 4, width / 4)
         if settings.architecture == "topk":
-            return [(0, RowTopK(k))]
+            return [(0, RowTopK(k, settings.n_latents))]
         if settings.architecture in ("gated", "standard"):
             return [(0, GatedSAE(1.0) if settings.architecture == "gated" else Standard(1.0))]
-        first: list[tuple[int, Method]] = [(0, BatchTopK(k))]
+        first: list[tuple[int, Method]] = [(0, BatchTopK(k, settings.n_latents))]
         if settings.architecture == "batchtopk":
             return first
         rate = settings.objective == "rate"
         begin = max(1, int(_BEGIN_AS_TOPK["rate" if rate else "jumprelu"] * settings.n_steps))
-        return [*first, (begin, Rate(1.0, self._costs, settings.aim) if rate else Jump(1.0))]
+        second = Rate(1.0, self._costs, settings.aim, lambda: self._gap) if rate else Jump(1.0)
+        return [*first, (begin, second)]
 
     @property
     def method(self) -> Method:
@@ -101,11 +104,18 @@ class Trainer:
         at = min(self.steps_done, self.settings.n_steps - 1)
         return [method for begin, method in self._methods if begin <= at][-1]
 
-    def train(self, batches: Iterator[Tensor]) -> Iterator[Meter]:
-        """Take the steps that are left, one for each of `batches`, float32 (B, d); yields after each."""
+    def train(self, batches: Iterator[Tensor]) -> Iterator[int]:
+        """Take the steps that are left, one for each of `batches`, float32 (B, d); yields how many are done after each.
+        `meter` tells then where it stands. InputError when it diverges."""
         for x in itertools.islice(batches, self.settings.n_steps - self.steps_done):
-            self._step(self._scaling.scaled(x.to(self._device, torch.float32)))
-            yield self.meter()
+            try:
+                self._step(self._scaling.scaled(x.to(self._device, torch.float32)))
+            except FloatingPointError as error:
+                raise InputError(
+                    f"the training diverged at step {self.steps_done:,}: try a learning rate below "
+                    f"{self.settings.peak_rate:g}"
+                ) from error
+            yield self.steps_done
 
     def _step(self, x: Tensor) -> None:
         batch, method = Batch(x, self.parameters, self._products), self.method
@@ -120,6 +130,8 @@ class Trainer:
         to_unit_rows(self.parameters["w_dec"])
         self._take_note(outcome)
         self.steps_done += 1
+        if self.steps_done == self.settings.n_steps:  # before, the next step's error tells
+            finite(*self.parameters.values())
         if self.steps_done % _HELD_OUT_EVERY == 0:
             self._look_at_held_out(method)
         self._steer(method)
@@ -154,12 +166,9 @@ class Trainer:
         fired = torch.zeros_like(self._silent, dtype=torch.bool)
         fired[places.latents] = True
         self._silent = torch.where(fired, 0, self._silent + places.n_rows)
-        nmse = float(outcome.missed.square().sum(1).mean()) / outcome.missed.shape[1]
-        if not math.isfinite(nmse):
-            raise InputError(
-                f"the training diverged at step {self.steps_done:,}: try a learning rate below "
-                f"{self.settings.peak_rate:g}"
-            )
+        error = outcome.missed.square().sum(1).mean()
+        finite(error)
+        nmse = float(error) / outcome.missed.shape[1]
         before = self._train_nmse
         self._train_nmse = nmse if before is None else _SMOOTH * before + (1 - _SMOOTH) * nmse
         l0 = len(places) / places.n_rows
@@ -167,16 +176,20 @@ class Trainer:
 
     @torch.no_grad()
     def _look_at_held_out(self, method: Method) -> None:
-        """How much worse held-out rows are than trained ones."""
+        """How much worse held-out rows are than trained ones. Their NMSE is the one that is told in the end: over their
+        own variance, which need not be that of the trained rows."""
         if not len(self._held_out):
             return
         first = self.steps_done // _HELD_OUT_EVERY * self.settings.batch % len(self._held_out)
         x = self._held_out[first : first + self.settings.batch]
         batch = Batch(x, self.parameters, self._products)
         places, values = method.codes(batch)
-        nmse = float(batch.error(batch.decoded(places, values))) / x.shape[1]
+        error = batch.error(batch.decoded(places, values))
+        finite(error)
+        nmse = float(error) / self._held_variance
         assert self._train_nmse is not None
-        self._gap = 0.8 * self._gap + 0.2 * min(max(nmse / max(self._train_nmse, 1e-9), 0.5), 2.0)
+        ratio = nmse / max(self._train_nmse, 1e-9)
+        self._gap = 0.8 * self._gap + 0.2 * min(max(ratio, 1 / _MOST_GAP), _MOST_GAP)
 
     def _steer(self, method: Method) -> None:
         aim = self.settings.aim
@@ -231,7 +244,7 @@ class Trainer:
         b_enc = torch.zeros_like(p["b_enc"]) if gated else p["b_enc"] / scale  # a gated SAE's is its b_gate
         encoder = Encoder(p["w_enc"].t().contiguous(), b_enc, nonlinearity, True)
         kind = "jumprelu" if isinstance(self.method, BatchTopK) else self.method.kind
-        return SAE(p["w_dec"].clone(), p["b_dec"] / scale, encoder, kind)
+        return SAE(p["w_dec"].clone(), p["b_dec"] / scale + self._scaling.mean, encoder, kind)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -271,8 +284,16 @@ class Trainer:
         self._draws.set_state(tensors["draws"].cpu())
         self.steps_done = operator.index(numbers["steps_done"])
         number(numbers, "steps_done", self.settings.n_steps)
-        self._gap = number(numbers, "gap", 2.0)
+        self._gap = number(numbers, "gap", _MOST_GAP)
         self._train_nmse = number(numbers, "train_nmse") if self.steps_done else None
         self._l0 = number(numbers, "l0") if self.steps_done else None
         for (_, method), state in zip(self._methods, numbers["methods"], strict=True):
             method.restore(state)
+
+
+def _variance(x: Tensor) -> float:
+    """Mean squared distance of rows, float32 (H, d), from their mean; d where they do not vary."""
+    if not len(x):
+        return float(x.shape[1])
+    variance = float((x - x.mean(0)).double().square().sum()) / len(x)
+    return variance if variance > 1e-12 * float(x.double().square().sum()) / len(x) else float(x.shape[1])

@@ -1,7 +1,8 @@
 """After a training for rate: thresholds and step, chosen on held-out rows with the real coder.
 
-All thresholds are multiplied by one factor. Factor and step are those with the least distortion + price x bits, where
-the price of a bit is the training's last. What is measured is a fitted codec's chunk with its tables, not an estimate.
+All thresholds are multiplied by one factor. Factor and step are looked for by coordinates, factors, steps, then factors
+again, for the least distortion + price x bits, where the price of a bit is the training's last.
+What is measured is a fitted codec's chunk with its tables, not an estimate.
 """
 
 from __future__ import annotations

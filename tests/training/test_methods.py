@@ -16,7 +16,8 @@ F, D, B = 24, 7, 16
 
 
 def parameters(method: Method | None = None) -> Parameters:
-    values = initial(F, torch.randn(D) * 0.1, torch.Generator().manual_seed(3))
+    values = initial(F, D, torch.Generator().manual_seed(3), torch.device("cpu"))
+    values["b_dec"] = torch.randn(D) * 0.1
     values["b_enc"] = torch.randn(F) * 0.1
     values["w_enc"] += 0.1 * torch.randn(F, D)
     if method is not None:
@@ -165,6 +166,26 @@ def test_the_loss_of_a_jumprelu_sae_is_that_of_the_paper() -> None:
     assert torch.equal(cells(method.codes(of)[0]), fires > 0)
 
 
+class Priced(Jump):
+    """An active latent costs the more the larger it is, as one that is coded does."""
+
+    def prices(self, near: Places, h: Tensor) -> Tensor | float:
+        return 0.3 + 0.2 * h
+
+
+def test_what_an_active_latent_costs_is_a_step_at_the_threshold_too() -> None:
+    """The penalty of a latent is price(h) 1[h > threshold], whose kernel sees the price at h on both sides."""
+    method = Priced(1.0)
+    p = parameters(method)
+    with torch.no_grad():
+        p["log_threshold"] -= 0.5
+    of = batch(p)
+    h = preactivations(of.x, p)
+    z, fires = _Rectangle.apply(h, p["log_threshold"].exp())  # type: ignore[no-untyped-call]
+    wanted = squared_error(of.x, z, p) + ((0.3 + 0.2 * h) * fires).sum(1).mean()
+    check_gradients(method.step(of, ()).loss, wanted, p)
+
+
 @pytest.mark.parametrize("nested", [(), (6,), (2, 9, 23)])
 @pytest.mark.parametrize("learn", [True, False])
 def test_the_nested_error_is_the_mean_over_the_saes_of_the_first_latents(nested: tuple[int, ...], learn: bool) -> None:
@@ -182,7 +203,7 @@ def test_the_nested_error_is_the_mean_over_the_saes_of_the_first_latents(nested:
 # -- steering ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [BatchTopK(3), RowTopK(3), Standard(0.7), GatedSAE(0.7), Jump(0.7)])
+@pytest.mark.parametrize("method", [BatchTopK(3, F), RowTopK(3, F), Standard(0.7), GatedSAE(0.7), Jump(0.7)])
 def test_what_is_too_much_turns_the_dial_to_less(method: Method) -> None:
     before = method.pressure
     method.steer(0.05)
@@ -191,7 +212,12 @@ def test_what_is_too_much_turns_the_dial_to_less(method: Method) -> None:
     for _ in range(5000):
         method.steer(-1.0 if method.sense > 0 else 1.0)
     assert method.pressure == method.least
+    for _ in range(5000):
+        method.steer(1.0 if method.sense > 0 else -1.0)
+    assert method.pressure == method.most == (F if isinstance(method, (BatchTopK, RowTopK)) else 1e12)
     assert math.isfinite(method.pressure)
+    with pytest.raises(ValueError, match="pressure"):
+        method.restore(method.state() | {"pressure": 1.001 * method.most})
 
 
 def test_states_that_cannot_be_are_refused() -> None:

@@ -94,6 +94,17 @@ def test_a_decoder_that_is_not_to_learn_takes_no_gradients_and_passes_them_on() 
     torch.testing.assert_close(values.grad, w_dec.detach().sum(1))
 
 
+@pytest.mark.parametrize("share, dense", [(0.0, False), (0.1, False), (0.4, True), (1.0, True)])
+def test_many_places_are_multiplied_densely(share: float, dense: bool) -> None:
+    places = Places.where(torch.arange(200).view(10, 20) < 200 * share)
+    values = torch.rand(len(places))
+    found = Products().dense_codes(places, values)
+    assert (found is not None) == dense
+    if found is not None:
+        torch.testing.assert_close(found, places.dense(values, torch.float32))
+    assert Products(torch.bfloat16).dense_codes(places, values) is not None
+
+
 @given(cases(), st.integers(0, 1 << 20))
 def test_places_know_their_rows_latents_and_sums(case: Case, seed: int) -> None:
     places = case[0]

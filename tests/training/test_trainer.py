@@ -23,6 +23,7 @@ from saecodec.training.methods import BatchTopK, Jump
 from saecodec.training.parameters import Batch
 from saecodec.training.rate_method import Rate
 from saecodec.training.scaling import Scaling
+from saecodec.training.sparse_products import Products
 
 F, D, B, TRUE_K = 24, 12, 64, 2.0
 CPU = torch.device("cpu")
@@ -80,20 +81,20 @@ def quality(sae: SAE, x: Tensor = HELD_OUT) -> tuple[float, float]:
 # -- the SAE -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_steps", [1, 15, 16, 40])
+@pytest.mark.parametrize("n_steps", ["1", "switch - 1", "switch", "40"])
 @pytest.mark.parametrize("architecture", [*SPARSITY, "rate"])
-def test_the_sae_in_units_of_the_data_is_the_one_that_is_trained(architecture: str, n_steps: int) -> None:
-    """jumprelu goes on from batchtopk after 15 of 60 steps, rate after 36: that, too, is an SAE."""
+def test_the_sae_in_units_of_the_data_is_the_one_that_is_trained(architecture: str, n_steps: str) -> None:
+    """What a training begins with, and what it has just gone over to, is an SAE, too."""
     made = trainer(settings(architecture))
-    steps = made.train(batches())
-    for _ in range(36 if architecture == "rate" and n_steps == 16 else n_steps):
+    steps, switch = made.train(batches()), made._methods[-1][0] or 15
+    for _ in range({"1": 1, "switch - 1": switch - 1, "switch": switch, "40": 40}[n_steps]):
         next(steps)
     with torch.no_grad():
         for parameter in (made.parameters[name] for name in ("b_enc", "b_dec")):
             parameter += 0.1 * torch.randn(len(parameter))
     sae = made.sae()
     scale = made._scaling.scale
-    batch = Batch(HELD_OUT * scale, made.parameters, made._products)
+    batch = Batch(made._scaling.scaled(HELD_OUT), made.parameters, made._products)
     method = made.method
     if isinstance(method, Rate):  # the trainer's codes are searched, the SAE's are its encoder's own
         places, values = super(Rate, method).codes(batch)
@@ -135,9 +136,19 @@ def test_training_meets_a_number_of_active_latents_and_learns(architecture: str)
     assert nmse < 0.5 * best_of_rows(2), "better than the two best of as many fixed directions, and better than PCA"
 
 
+def test_in_mixed_precision_it_learns_about_as_well() -> None:
+    """As on cuda, where products are in bfloat16: of rows whose mean is a thousand times what they differ by."""
+    of, held_out = settings("batchtopk", 300), HELD_OUT + 30_000
+    made = Trainer(of, Scaling.of([ALL + 30_000]), held_out, CPU)
+    made._products = Products(torch.bfloat16)
+    for _ in made.train(x + 30_000 for x in batches()):
+        pass
+    assert quality(made.sae(), held_out)[0] == pytest.approx(quality(trained(of).sae())[0], rel=0.1)
+
+
 def test_steering_looks_ahead_and_does_not_swing() -> None:
     made = trainer(settings("gated", 400, learning_rate=4e-3))
-    l0 = [meter.l0 for meter in made.train(batches())][250:]
+    l0 = [made.meter().l0 for _ in made.train(batches())][250:]
     assert max(l0) < 2 * 1.6
     assert min(l0) > 2 / 1.6
 
@@ -196,9 +207,57 @@ def test_dead_latents_come_to_life_again(monkeypatch: pytest.MonkeyPatch) -> Non
     assert dead[1.0] < 2 / F
 
 
-def test_a_training_that_diverges_says_so() -> None:
+@pytest.mark.parametrize("architecture", [*SPARSITY, "rate"])
+def test_a_training_that_diverges_says_so(architecture: str) -> None:
     with pytest.raises(InputError, match=r"diverged at step \d+: try a learning rate below 1e\+25"):
-        trained(settings(learning_rate=1e25))
+        trained(settings(architecture, learning_rate=1e25))
+
+
+@pytest.mark.parametrize("name", ["w_enc", "w_dec"])
+@pytest.mark.parametrize("architecture, step", [("batchtopk", 59), ("rate", 30), ("rate", 49), ("rate", 59)])
+def test_weights_that_are_no_numbers_end_a_training_at_any_step(architecture: str, step: int, name: str) -> None:
+    """30: before the first search. 49: before a look at held-out rows. 59: before the last step."""
+    made = trainer(settings(architecture))
+    steps = made.train(batches())
+    for _ in range(step):
+        next(steps)
+    with torch.no_grad():
+        made.parameters[name][3] = math.nan
+    with pytest.raises(InputError, match=r"diverged at step \d+"):
+        list(steps)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_nmse_that_is_aimed_at_is_the_one_that_is_told_of_held_out_rows(share: float) -> None:
+    """Of rows that are much harder than the trained ones: of noise, as large as they are, and of half the size."""
+    held_out = HELD_OUT.mean(0) + share * HELD_OUT.std(0) * torch.randn(512, D)
+    of = settings("batchtopk", 400, Aim("l0", 4))
+    made = Trainer(of, Scaling.of([ALL]), held_out, CPU)
+    for _ in made.train(batches()):
+        pass
+    found = made.meter().nmse
+    assert found == pytest.approx(quality(made.sae(), held_out)[0], rel=0.15)
+    assert made._train_nmse is not None
+    assert found > 2.5 * made._train_nmse
+
+
+@pytest.mark.parametrize("gap", [0.7, 1.0, 2.0])
+def test_the_first_search_meets_the_aim_on_held_out_rows(gap: float) -> None:
+    made = trainer(settings("rate", aim=Aim("nmse", 0.2)))
+    for _ in zip(range(30), made.train(batches()), strict=False):
+        pass
+    made._gap, method = gap, made.method
+    assert isinstance(method, Rate)
+    batch = Batch(made._scaling.scaled(ALL[:B]), made.parameters, made._products)
+    method._calibrate(batch)
+    missed = float(batch.error(batch.decoded(*method.codes(batch))).detach()) / D
+    assert gap * missed == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_top_k_knows_how_many_latents_there_are() -> None:
+    for architecture in ("batchtopk", "topk", "jumprelu"):
+        made = trained(settings(architecture, 160, Aim("nmse", 1e-6)))
+        assert made._methods[0][1].pressure <= F
 
 
 # -- the same again ----------------------------------------------------------------------------------------------------
@@ -223,24 +282,25 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> None:
 def test_a_training_that_goes_on_from_a_state_gives_the_same_bits(
     architecture: str, aim: Aim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """jumprelu goes on from batchtopk after 15 steps, rate after 36. There are dead latents, for which lots are drawn,
-    and held-out rows are looked at."""
+    """Stopped anywhere: before and after jumprelu and rate go on from batchtopk, and the first search. There are dead
+    latents, for which lots are drawn, and held-out rows are looked at."""
     monkeypatch.setattr(loop, "_DEAD_ROWS", 150)
     monkeypatch.setattr(loop, "_MAX_REVIVED", 2)
-    of = settings(architecture, 60, aim, nested=() if architecture == "rate" else (7,))
-    stops = (25, 35, 36, 50, 60) if architecture == "rate" else (1, 14, 15, 16, 40, 60)
+    of = settings(architecture, 60, aim, nested=() if architecture in ("rate", "topk") else (7,))
     made, states, curve = trainer(of), {}, []
-    for meter in made.train(batches()):
-        curve.append(meter)
-        if meter.step in stops:
+    switch = made._methods[-1][0]  # 0 where there is one method only
+    stops = {switch - 1, switch, switch + 1, 50, 60} if switch else {1, 25, 60}
+    for step in made.train(batches()):
+        curve.append(made.meter())
+        if step in stops:
             tensors, numbers = made.state()
-            states[meter.step] = {name: t.clone() for name, t in tensors.items()}, json.loads(json.dumps(numbers))
+            states[step] = {name: t.clone() for name, t in tensors.items()}, json.loads(json.dumps(numbers))
     end, sae = weights(made), made.sae()
     for stop, state in states.items():
         again = trainer(of)
         again.restore(*state)
         same(weights(again), state[0] | {"numbers": state[1]})
-        assert list(again.train(batches(stop))) == curve[stop:]
+        assert [again.meter() for _ in again.train(batches(stop))] == curve[stop:]
         same(weights(again), end)
         assert again.sae().sae_id == sae.sae_id
 
@@ -255,7 +315,7 @@ def test_a_training_asks_for_no_more_batches_than_it_takes() -> None:
     of = settings(n_steps=5)
     limited = itertools.islice(batches(), 5)
     made = trainer(of)
-    assert len(list(made.train(itertools.chain(limited, never())))) == 5
+    assert list(made.train(itertools.chain(limited, never()))) == [1, 2, 3, 4, 5]
     assert list(made.train(never())) == []
 
 
