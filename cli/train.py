@@ -165,13 +165,12 @@ def widths_of(text: str | None) -> tuple[int, ...]:
 def rows_to_train_on(input: str, key: str | None, sae: str | None, codec: str | None) -> ArraySource:
     """The rows of an input; -s and -c are for `.saec` files."""
     from saecodec.cli.options import load_pieces
-    from saecodec.formats.saec_source import SaecRows, open_rows
+    from saecodec.formats.saec_source import is_saec_rows, open_rows
 
-    model, fitted = load_pieces(sae, codec, "cpu")
-    source = open_rows(input, key, sae=model, codec=fitted)
-    if (model or fitted) and not isinstance(source, SaecRows):
+    if (sae or codec) and not is_saec_rows(input):
         raise click.UsageError(f"-s and -c tell how a .saec file is decoded, which {input} is not: leave them out")
-    return source
+    model, fitted = load_pieces(sae, codec, "cpu")
+    return open_rows(input, key, sae=model, codec=fitted)
 
 
 def training_text(output: str, facts: dict[str, Any]) -> str:

@@ -96,18 +96,21 @@ def test_rows_of_a_saec_file_are_trained_on(folder, tmp_path):
     run(*encode, tmp_path / "bare.saec")
     run("decode", tmp_path / "whole.saec", "-o", tmp_path / "decoded.npy")
 
-    def trained(name, *options, ok=True):
-        return run("train", tmp_path / name, "-o", tmp_path / f"of {name}", "--width", 8, *SMALL, *options, ok=ok)
-
-    for name, options in (("whole.saec", ()), ("bare.saec", ("-s", folder / "sae")), ("decoded.npy", ())):
-        trained(name, "--k", 2, *options)
-    weights = {(tmp_path / f"of {name}" / WEIGHTS).read_bytes() for name in ("whole.saec", "bare.saec", "decoded.npy")}
+    days = tmp_path / "days"
+    days.mkdir()
+    (days / "bare.saec").write_bytes((tmp_path / "bare.saec").read_bytes())
+    with_sae = ("-s", folder / "sae")
+    inputs = {"whole.saec": (), "bare.saec": with_sae, "decoded.npy": (), "days": with_sae, "day?/*.saec": with_sae}
+    weights = set()
+    for name, options in inputs.items():
+        output = tmp_path / "of it"
+        run("train", tmp_path / name, "-o", output, "--width", 8, *SMALL, "--k", 2, *options, "--force")
+        weights.add((output / WEIGHTS).read_bytes())
     assert len(weights) == 1
-    assert "needs" in trained("bare.saec", "--k", 2, "--force", ok=False).stderr
-    assert (
-        "-s and -c tell how a .saec file is decoded"
-        in trained("decoded.npy", "--k", 2, "-s", folder / "sae", ok=False).stderr
-    )
+    refused = ("-o", tmp_path / "out", "--width", 8, "--k", 2, *SMALL)
+    assert "needs" in run("train", tmp_path / "bare.saec", *refused, ok=False).stderr
+    told = run("train", tmp_path / "decoded.npy", *refused, *with_sae, ok=False).stderr
+    assert "-s and -c tell how a .saec file is decoded" in told
 
 
 @pytest.mark.parametrize(
