@@ -22,13 +22,14 @@ from typing import Any, Final
 import saecodec
 from saecodec.errors import CheckpointError, InputError, OutputError
 from saecodec.formats.array_source import ArraySource, MemoryArray
-from saecodec.formats.atomic import atomic_output, reporting
+from saecodec.formats.atomic import atomic_output, check_output_path, reporting
 from saecodec.formats.atomic_folder import check_output_folder
 from saecodec.formats.checkpoints import load_sae
 from saecodec.formats.comparing import Candidate, compare
 from saecodec.formats.page import write_page
 from saecodec.formats.rate_curve import Log, Setting
 from saecodec.formats.saelens import CONFIG, WEIGHTS
+from saecodec.formats.sweep_verdicts import verdict_at
 from saecodec.formats.training import FACTS, Run, identity, settings_told, train_array
 from saecodec.formats.training_checkpoint import checkpoint_of, load_checkpoint
 from saecodec.formats.training_rows import TrainingRows
@@ -112,7 +113,7 @@ def sweep(
     if not os.path.isdir(output):
         with reporting(output):
             os.mkdir(output)
-    _write(output, facts)
+    _write(output, (_told(output) or facts) | {"complete": False})  # old verdicts stay until there are new ones
     saes = []
     for number, (settings, folder) in enumerate(folders, 1):
         name = name_of(settings)
@@ -149,7 +150,7 @@ def sweep(
         "weights": weights,
         "targets": report["targets"],
         "saes": saes,
-        "at": {key: _verdict(report, key, source.n_rows) for key in report["at"]},
+        "at": {key: verdict_at(report, key, source.n_rows) for key in report["at"]},
     }
     _write(output, facts)
     return facts | {"compare": report}
@@ -185,8 +186,19 @@ def _check(source: ArraySource, test: ArraySource | None, output: str, *, force:
     if not os.access(output, os.W_OK | os.X_OK):
         raise OutputError(f"{output}: is not writable; choose another place")
     held = sorted(os.listdir(output))
-    if held and SWEEP not in held and not force:
+    if held and _told(output) is None and not force:
         raise OutputError(f"{output}: holds {held[0]!r}, and no sweep to go on with; choose another folder")
+    for name in (SWEEP, PAGE, REPORT):
+        check_output_path(os.path.join(output, name), force=True)
+
+
+def _told(output: str) -> dict[str, Any] | None:
+    """What the sweep in a folder tells; None where there is none, whatever else is called so."""
+    try:
+        told = json.loads((Path(output) / SWEEP).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) and told.get("kind") == "sweep" else None
 
 
 def _is_wanting(folder: str, settings: Settings, rows: TrainingRows, *, force: bool) -> bool:
@@ -255,41 +267,3 @@ def _line(told: dict[str, Any], *, trained: bool) -> str:
 def _write(output: str, facts: dict[str, Any]) -> None:
     with atomic_output(os.path.join(output, SWEEP), force=True) as file:
         file.write(json.dumps(facts, indent=1).encode() + b"\n")
-
-
-def _verdict(report: dict[str, Any], key: str, n_trained: int) -> dict[str, Any]:
-    """The MDL-SAE at a target, and the SAE with the fewest bits when so many rows as were compared, and as there are in
-    the input, share its decoder and its tables. None when no SAE reaches it."""
-    reached = {sae["name"]: sae["at"][key] for sae in report["saes"] if "missing" not in sae["at"][key]}
-    mdl, n = report["at"][key]["mdl"], report["rows"]
-    widths = {sae["name"]: sae["n_latents"] for sae in report["saes"]}
-
-    def total(name: str, n_rows: int) -> float:
-        at = reached[name]
-        shared = (at["tables_bits_per_row"] + at["sae_bits_per_row"]) * n
-        return float(at["bits_per_row"] - at["tables_bits_per_row"] + shared / n_rows)
-
-    with_sae = []
-    for n_rows in sorted({n, n_trained}) if reached else ():
-        best = min(reached, key=lambda name: total(name, n_rows))
-        bits = {
-            "mdl": best,
-            "total_bits_per_row": total(best, n_rows),
-            "edge": _edge(widths[best], widths.values()),
-        }
-        with_sae.append({"rows": n_rows, **bits})
-    return {
-        "mdl": mdl,
-        "bits_per_row": None if mdl is None else reached[mdl]["bits_per_row"],
-        "ties": report["at"][key]["ties"],
-        "edge": None if mdl is None else _edge(widths[mdl], widths.values()),
-        "with_sae": with_sae,
-        "missing": [sae["name"] for sae in report["saes"] if sae["name"] not in reached],
-    }
-
-
-def _edge(width: int, widths: Iterable[int]) -> str | None:
-    """Which end of several widths it is, if any: a width beyond it may be better."""
-    rising = sorted(set(widths))
-    ends = {rising[0]: "narrowest", rising[-1]: "widest"} if len(rising) > 1 else {}
-    return ends.get(width)

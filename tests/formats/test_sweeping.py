@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from saecodec.errors import CheckpointError, InputError, OutputError
 from saecodec.formats.array_source import MemoryArray
-from saecodec.formats.sweeping import _edge, _verdict, grid_of, name_of, sweep
+from saecodec.formats.sweeping import grid_of, name_of, sweep
 from saecodec.formats.training import Run, train_array
 from saecodec.formats.training_checkpoint import checkpoint_of
 from saecodec.training import Aim, Settings
@@ -100,7 +100,12 @@ def test_run_again_it_trains_nothing_and_compares_again(source: MemoryArray, don
 
 def test_a_grid_that_has_grown_is_trained_where_it_is_new(source: MemoryArray, done: Path, tmp_path: Path) -> None:
     wider = Settings(16, aim=Aim("nmse", 0.3), tokens=640, batch=64)
-    facts, _ = swept(source, copy(done, tmp_path / "sweep"), [*GRID, wider], targets=None)
+    output = copy(done, tmp_path / "sweep")
+    with pytest.raises(KeyboardInterrupt):
+        swept(source, output, [*GRID, wider], progress=interrupted_at("F16_nmse0.3", 320))
+    old, held = (json.loads((folder / "sweep.json").read_bytes()) for folder in (done, output))
+    assert held == old | {"complete": False}, "the old verdicts stay until there are new ones"
+    facts, _ = swept(source, output, [*GRID, wider], targets=None)
     assert [sae["trained_now"] for sae in facts["saes"]] == [False, False, True]
     assert facts["saes"][2]["name"] == "F16_nmse0.3"
     assert facts["targets"] == [0.3]  # that of the grid
@@ -173,6 +178,16 @@ def test_a_folder_of_other_things_is_no_place_for_a_sweep(source: MemoryArray, t
     with pytest.raises(OutputError, match=r"there is no folder"):
         swept(source, tmp_path / "a" / "b")
     assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
+    for other in ('{"kind": "survey"}', "[]", "3", "not JSON", "[" * 100_000):
+        (tmp_path / "sweep.json").write_text(other)
+        with pytest.raises(OutputError, match=r"holds 'compare.json', and no sweep to go on with"):
+            swept(source, tmp_path)
+        assert (tmp_path / "sweep.json").read_text() == other
+    (tmp_path / "sweep.json").unlink()
+    (tmp_path / "sweep.json").mkdir()
+    with pytest.raises(OutputError, match=r"sweep.json: is a folder"):
+        swept(source, tmp_path, run=Run(force=True))
+    assert (tmp_path / "compare.json").read_text() == "mine"
 
 
 def test_rows_that_cannot_be_compared_are_told_before_any_training(source: MemoryArray, tmp_path: Path) -> None:
@@ -230,20 +245,3 @@ def test_a_grid_is_all_pairs_but_those_that_are_not_sparse() -> None:
         grid_of([2], aims, lambda width, aim: Settings(width, aim=aim))
     rates = grid_of([2], [Aim("bits", 80)], lambda width, aim: Settings(width, "jumprelu", "rate", aim))
     assert list(map(name_of, rates)) == ["F2_bits80"]
-
-
-def test_the_more_rows_share_a_decoder_the_more_latents_pay() -> None:
-    def sae(name: str, width: int, rate: float, tables: float, decoder: float) -> dict[str, Any]:
-        at = {"bits_per_row": rate, "tables_bits_per_row": tables, "sae_bits_per_row": decoder}
-        return {"name": name, "n_latents": width, "at": {"0.2": at}}
-
-    saes = [sae("narrow", 8, 50.0, 1.0, 5.0), sae("middle", 16, 40.0, 2.0, 10.0), sae("wide", 32, 30.0, 5.0, 100.0)]
-    saes.append({"name": "lost", "n_latents": 64, "at": {"0.2": {"missing": "why"}}})
-    report = {"rows": 100, "saes": saes, "at": {"0.2": {"mdl": "wide", "ties": []}}}
-    verdict = _verdict(report, "0.2", 1000)
-    assert verdict["with_sae"] == [
-        {"rows": 100, "mdl": "middle", "total_bits_per_row": pytest.approx(50.0), "edge": None},
-        {"rows": 1000, "mdl": "wide", "total_bits_per_row": pytest.approx(25.0 + 10.5), "edge": None},
-    ]
-    assert verdict["missing"] == ["lost"]
-    assert (_edge(8, (8, 16)), _edge(16, (8, 16)), _edge(8, (8, 8))) == ("narrowest", "widest", None)
