@@ -31,7 +31,7 @@ from saecodec.formats.rate_curve import Log, Setting
 from saecodec.formats.saelens import CONFIG, WEIGHTS
 from saecodec.formats.sweep_verdicts import verdict_at
 from saecodec.formats.training import FACTS, Run, identity, settings_told, train_array
-from saecodec.formats.training_checkpoint import checkpoint_of, load_checkpoint
+from saecodec.formats.training_checkpoint import check_checkpoint, checkpoint_of, load_checkpoint
 from saecodec.formats.training_rows import TrainingRows
 from saecodec.progress import Progress, no_progress
 from saecodec.sae import available
@@ -245,6 +245,7 @@ def _is_resumed(folder: str, settings: Settings, source: ArraySource, rows: Trai
     except (InputError, CheckpointError):
         if not run.force:
             raise
+        check_checkpoint(held)
         return False
     return True
 

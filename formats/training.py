@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ from saecodec.formats.measuring import measure_array
 from saecodec.formats.processes import deferring_interrupts
 from saecodec.formats.saelens import CONFIG, WEIGHTS
 from saecodec.formats.saelens_writer import write_saelens
-from saecodec.formats.training_checkpoint import checkpoint_of, load_checkpoint, save_checkpoint
+from saecodec.formats.training_checkpoint import check_checkpoint, checkpoint_of, load_checkpoint, save_checkpoint
 from saecodec.formats.training_rows import MEMORY, TrainingRows
 from saecodec.goal import DEFAULT_STEP, Goal
 from saecodec.progress import Progress, no_progress
@@ -41,7 +41,8 @@ from saecodec.training.tuning import code, tune
 
 FACTS: Final = "training.json"
 """What a training tells of itself, beside the SAE."""
-_FILES: Final = (CONFIG, WEIGHTS, FACTS)
+FILES: Final = (CONFIG, WEIGHTS, FACTS)
+"""What the folder of a training holds."""
 _CURVE_POINTS: Final = 100
 
 
@@ -78,15 +79,21 @@ def train_array(
     run = run or Run()
     folders = {width: f"{os.fspath(output).rstrip(os.sep)}-{width}" for width in settings.nested}
     folders[settings.n_latents] = os.fspath(output)
-    for folder in folders.values():
-        check_output_folder(folder, force=run.force, mine=_FILES.__contains__)
-        if source.lies_in(folder):
-            raise OutputError(f"{folder}: holds the input; choose another output")
     held = checkpoint_of(output)
-    if os.path.exists(held) and not (run.resume or run.force):
-        raise OutputError(f"{held}: is left of a training that was stopped: go on (--resume), or begin anew (--force)")
     if run.resume and not os.path.exists(held):
         raise InputError(f"{held}: there is no checkpoint to resume from: leave --resume out")
+    for folder in folders.values():
+        if run.resume and not run.force and os.path.lexists(folder):
+            raise OutputError(
+                f"{folder}: already exists, and {held} is left of a training that was stopped: to finish that, and "
+                "replace the folder, resume with force (--resume --force)"
+            )
+        check_output_folder(folder, force=run.force, mine=FILES.__contains__)
+        if source.lies_in(folder):
+            raise OutputError(f"{folder}: holds the input; choose another output")
+    check_checkpoint(held)
+    if os.path.exists(held) and not (run.resume or run.force):
+        raise OutputError(f"{held}: is left of a training that was stopped: go on (--resume), or begin anew (--force)")
     device = available(run.device)
     if rows is None or not rows.serve(source, settings.batch, settings.seed):
         rows = TrainingRows(source, settings.batch, settings.seed, memory=run.memory, progress=progress)
@@ -128,12 +135,19 @@ def _save(path: str, trainer: Trainer, told: dict[str, Any], of: dict[str, Any])
     save_checkpoint(path, tensors, {"trainer": numbers, "told": told}, of)
 
 
-def _steps(trainer: Trainer, rows: TrainingRows, told: dict[str, Any], run: Run, progress: Progress, save: Any) -> None:
-    """All steps that are left, with a checkpoint now and then, and when it is interrupted, which waits for the end of a
-    step: in the midst of one, there is no state to go on from."""
+def _steps(
+    trainer: Trainer,
+    rows: TrainingRows,
+    told: dict[str, Any],
+    run: Run,
+    progress: Progress,
+    save: Callable[[], None],
+) -> None:
+    """All steps that are left, with a checkpoint now and then, after the last one, and when it is interrupted, which
+    waits for the end of a step: in the midst of one, there is no state to go on from."""
     settings, started, before = trainer.settings, time.perf_counter(), told["seconds"]
-    saved = started
-    every = max(1, settings.n_steps // _CURVE_POINTS)
+    saved, saved_step = started, trainer.steps_done
+    every = -(-settings.n_steps // _CURVE_POINTS)
     meters: Iterator[Meter] = trainer.train(rows.batches(trainer.steps_done))
     with deferring_interrupts() as let_through:
         for meter in meters:
@@ -144,12 +158,14 @@ def _steps(trainer: Trainer, rows: TrainingRows, told: dict[str, Any], run: Run,
             try:
                 progress("train", meter.step * settings.batch, settings.n_steps * settings.batch, str(meter))
                 let_through()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 save()
                 raise
             if now - saved >= run.save_seconds:
                 save()
-                saved = time.perf_counter()
+                saved, saved_step = time.perf_counter(), meter.step
+        if saved_step < settings.n_steps:  # judging takes time, too, and writing may fail
+            save()
 
 
 def _write(
@@ -186,7 +202,7 @@ def _write(
         out = facts | {"n_latents": width, "held_out": judged(part, rows.held_out, step)}
         if point is not None:
             out["held_out"]["searched"] = searched(part, x, settings.aim)
-        with atomic_folder(folder, force=run.force, mine=_FILES.__contains__) as path:
+        with atomic_folder(folder, force=run.force, mine=FILES.__contains__) as path:
             write_saelens(
                 part, path, metadata={"saecodec_version": saecodec.__version__, "trained_as": _name(settings)}
             )

@@ -132,9 +132,15 @@ def test_a_checkpoint_of_another_training_is_refused_or_with_force_replaced(
         swept(source, output, longer, progress=interrupted_at("F8_k2", 320))
     with pytest.raises(InputError, match=r"F8_k2.checkpoint: is of another training: its settings"):
         swept(source, output)
-    Path(checkpoint_of(output / "F12_k2")).write_bytes(b"damaged")
+    damaged, whole = Path(checkpoint_of(output / "F12_k2")), Path(checkpoint_of(output / "F8_k2")).read_bytes()
+    damaged.write_bytes(whole[:-1])
     with pytest.raises(CheckpointError, match=r"F12_k2.checkpoint"):
         swept(source, output, longer)
+    damaged.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"F12_k2.checkpoint: is no checkpoint of a training"):
+        swept(source, output, run=Run(force=True))
+    assert not (output / "F8_k2").exists(), "told before any training"
+    damaged.write_bytes(whole[:-1])
     swept(source, output, run=Run(force=True))
     assert (output / "F8_k2" / WEIGHTS).read_bytes() == (done / "F8_k2" / WEIGHTS).read_bytes()
     assert not list(output.glob("*.checkpoint"))
