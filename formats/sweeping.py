@@ -25,12 +25,12 @@ from saecodec.formats.array_source import ArraySource, MemoryArray
 from saecodec.formats.atomic import atomic_output, check_output_path, reporting
 from saecodec.formats.atomic_folder import check_output_folder
 from saecodec.formats.checkpoints import load_sae
-from saecodec.formats.comparing import Candidate, compare
+from saecodec.formats.comparing import Candidate, checked_targets, compare
 from saecodec.formats.page import write_page
 from saecodec.formats.rate_curve import Log, Setting
 from saecodec.formats.saelens import CONFIG, WEIGHTS
 from saecodec.formats.sweep_verdicts import verdict_at
-from saecodec.formats.training import FACTS, Run, identity, settings_told, train_array
+from saecodec.formats.training import FACTS, FILES, Run, identity, missed_aim, settings_told, train_array
 from saecodec.formats.training_checkpoint import check_checkpoint, checkpoint_of, load_checkpoint
 from saecodec.formats.training_rows import TrainingRows
 from saecodec.progress import Progress, no_progress
@@ -95,7 +95,8 @@ def sweep(
     """
     run, output = run or Run(), os.fspath(output)
     folders = _folders(grid, output)
-    targets = sorted(targets or {s.aim.value for s in grid if s.aim.kind == "nmse"} or DEFAULT_TARGETS)
+    aimed = {s.aim.value for s in grid if s.aim.kind == "nmse"}
+    targets = checked_targets((aimed or DEFAULT_TARGETS) if targets is None else targets)
     _check(source, test, output, force=run.force)
     rows = TrainingRows(source, grid[0].batch, grid[0].seed, memory=run.memory, progress=progress)
     if test is None and not len(rows.held_out):
@@ -118,16 +119,13 @@ def sweep(
     for number, (settings, folder) in enumerate(folders, 1):
         name = name_of(settings)
         if settings in wanting:
-            if settings in resumed:
-                log(f"{name} ({number} of {len(grid)}): goes on from its checkpoint")
-            train_array(
-                source,
-                folder,
-                settings,
-                replace(run, resume=settings in resumed),
-                rows=rows,
-                progress=_named(name, progress),
-            )
+            begins = "goes on from its checkpoint" if settings in resumed else "training"
+            log(f"{name} ({number} of {len(grid)}): {begins}")
+            own, named = replace(run, resume=settings in resumed), _named(name, progress)
+            try:
+                train_array(source, folder, settings, own, rows=rows, progress=named)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from error
         told = json.loads((Path(folder) / FACTS).read_bytes())
         log(f"{name} ({number} of {len(grid)}): {_line(told, trained=settings in wanting)}")
         aim = {"kind": settings.aim.kind, "value": settings.aim.value}
@@ -143,6 +141,7 @@ def sweep(
         log=log,
     )
     write_page(report, os.path.join(output, PAGE), force=True)
+    ks = {name_of(settings): settings.aim.value for settings in grid if settings.aim.kind == "l0"}
     facts |= {
         "complete": True,
         "compared_on": {"input": judged_on.path, "rows": report["rows"], "held_out": test is None},
@@ -150,7 +149,7 @@ def sweep(
         "weights": weights,
         "targets": report["targets"],
         "saes": saes,
-        "at": {key: verdict_at(report, key, source.n_rows) for key in report["at"]},
+        "at": {key: verdict_at(report, key, source.n_rows, ks) for key in report["at"]},
     }
     _write(output, facts)
     return facts | {"compare": report}
@@ -208,6 +207,8 @@ def _is_wanting(folder: str, settings: Settings, rows: TrainingRows, *, force: b
     different = _difference(folder, settings, rows)
     if different is not None and not force:
         raise OutputError(f"{folder}: {different}; choose another folder for this sweep, or replace it (--force)")
+    if different is not None:
+        check_output_folder(folder, force=True, mine=FILES.__contains__)
     return different is not None
 
 
@@ -217,7 +218,8 @@ def _difference(folder: str, settings: Settings, rows: TrainingRows) -> str | No
         told = json.loads((Path(folder) / FACTS).read_bytes())
         found, n_rows, scale = dict(told["settings"]), told["rows"], float(told["scale"])
         incomplete = any(key not in told for key in _KEPT)
-    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        _line(told, trained=True)  # which asks for what is told of it
+    except (OSError, KeyError, InputError, TypeError, ValueError, ArithmeticError, RecursionError):
         incomplete = True
     if incomplete:
         return f"holds no {FACTS} that tells how an SAE was trained"
@@ -262,7 +264,9 @@ def _named(name: str, progress: Progress) -> Progress:
 def _line(told: dict[str, Any], *, trained: bool) -> str:
     held = told["held_out"]
     what = f"trained, {told['seconds']:.0f} s" if trained else "is there already"
-    return what + (f"; NMSE {held['nmse']:.4f}, L0 {held['l0']:.1f} of held-out rows" if held["rows"] else "")
+    what += f"; NMSE {held['nmse']:.4f}, L0 {held['l0']:.1f} of held-out rows" if held["rows"] else ""
+    missed = missed_aim(told)
+    return what if missed is None else f"{what}. Warning: {missed}"
 
 
 def _write(output: str, facts: dict[str, Any]) -> None:

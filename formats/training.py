@@ -44,13 +44,16 @@ FACTS: Final = "training.json"
 FILES: Final = (CONFIG, WEIGHTS, FACTS)
 """What the folder of a training holds."""
 _CURVE_POINTS: Final = 100
+_NEAR: Final = 0.1  # of an NMSE aimed at, by which one that was reached may differ
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a training runs, which changes nothing in its SAE but by the device's arithmetic. device: "auto" is cuda
-    where there is one. memory: bytes that rows may take. save_seconds: between checkpoints. resume: go on from one.
-    force: replace an output, and discard a checkpoint."""
+    """How a training runs. Its SAE depends on the device, by its arithmetic, and on the memory, where not all rows fit
+    in it: they are mixed in blocks then.
+
+    device: "auto" is cuda where there is one. memory: bytes that rows may take. save_seconds: between checkpoints.
+    resume: go on from one. force: replace an output, and a checkpoint, unless the training resumes from that."""
 
     device: str = "auto"
     memory: int = MEMORY
@@ -77,8 +80,7 @@ def train_array(
     Raises InputError (rows, settings, a checkpoint of another training), OutputError, CheckpointError.
     """
     run = run or Run()
-    folders = {width: f"{os.fspath(output).rstrip(os.sep)}-{width}" for width in settings.nested}
-    folders[settings.n_latents] = os.fspath(output)
+    folders = folders_of(output, settings)
     held = checkpoint_of(output)
     if run.resume and not os.path.exists(held):
         raise InputError(f"{held}: there is no checkpoint to resume from: leave --resume out")
@@ -114,6 +116,12 @@ def train_array(
     return facts
 
 
+def folders_of(output: str | os.PathLike[str], settings: Settings) -> dict[int, str]:
+    """Where the SAEs of a training go, by width: nested ones beside the output."""
+    nested = {width: f"{os.fspath(output).rstrip(os.sep)}-{width}" for width in settings.nested}
+    return nested | {settings.n_latents: os.fspath(output)}
+
+
 def identity(settings: Settings, source: ArraySource, rows: TrainingRows, device: torch.device) -> dict[str, Any]:
     """What a checkpoint belongs to: where all of this is the same, a training goes on as if it had not stopped."""
     return {
@@ -128,6 +136,19 @@ def identity(settings: Settings, source: ArraySource, rows: TrainingRows, device
 def settings_told(settings: Settings) -> dict[str, Any]:
     """Settings as `training.json` has them: with the learning rate that was taken."""
     return settings.to_json() | {"learning_rate": settings.peak_rate}
+
+
+def missed_aim(told: dict[str, Any]) -> str | None:
+    """What a training was to reach on held-out rows and did not, by what `training.json` tells; None where it did, or
+    where nothing was measured that would tell."""
+    settings, held = told["settings"], told["held_out"]
+    aim = Aim(**settings["aim"])
+    if settings["objective"] == "rate":
+        lost = "searched" in held and held["searched"] is None
+        return f"no search of held-out rows reaches {aim}" if lost else None
+    if aim.kind != "nmse" or not held["rows"] or abs(held["nmse"] / aim.value - 1) <= _NEAR:
+        return None
+    return f"held-out rows have NMSE {held['nmse']:.4f}, where {aim.value:g} was aimed at"
 
 
 def _save(path: str, trainer: Trainer, told: dict[str, Any], of: dict[str, Any]) -> None:

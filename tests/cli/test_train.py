@@ -113,6 +113,34 @@ def test_rows_of_a_saec_file_are_trained_on(folder, tmp_path):
     assert "-s and -c tell how a .saec file is decoded" in told
 
 
+def test_the_sae_that_decodes_the_input_is_not_replaced(folder, tmp_path):
+    sae = tmp_path / "sae-4"
+    sae.mkdir()
+    for path in (folder / "sae").iterdir():
+        (sae / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "F8_k2").symlink_to(sae)
+    run("encode", folder / "a.npy", "-s", sae, "--step", "0.1rms", "-o", tmp_path / "a.saec")
+    arguments = ("train", tmp_path / "a.saec", "--width", 8, "--k", 2, *SMALL, "--force")
+    for decoder, output, options in (
+        (sae, "sae-4", ()),
+        (sae / WEIGHTS, "sae-4", ()),
+        (sae, "sae", ("--nested", "4")),
+        (sae, "sweep", ("--sweep",)),
+    ):
+        result = run(*arguments, "-s", decoder, "-o", tmp_path / output, *options, ok=False)
+        assert "is the SAE that decodes the input (-s); choose another output" in result.stderr
+    assert (sae / WEIGHTS).read_bytes() == (folder / "sae" / WEIGHTS).read_bytes()
+
+
+def test_an_aim_that_is_missed_is_told_on_stderr(folder, tmp_path):
+    arguments = ("train", folder / "a.npy", "-o", tmp_path / "sae", "--width", 8, *SMALL, "--json")
+    result = run(*arguments, "--nmse", 1e-5)
+    assert json.loads(result.stdout)["steps"] == 10
+    assert "Warning: held-out rows have NMSE " in result.stderr
+    assert "Warning" not in run(*arguments, "--k", 2, "--force").stderr
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -150,6 +178,8 @@ def test_a_sweep_names_the_mdl_sae_and_run_again_it_trains_nothing(folder, tmp_p
     assert "the MDL-SAE among 3, on 200 rows of" in result.stdout
     assert "decoder shared by 200 rows  bits/row  decoder shared by 600 rows  bits/row\n" in result.stdout
     assert "no SAE reaches NMSE 0.01: " in result.stdout
+    assert " *" in result.stdout.partition("the MDL-SAE among 3")[2]
+    assert "* at an end of the grid, by its width or its k: " in result.stdout
     assert "with saecodec compare --residual, a layer codes" in result.stdout  # train has no such option
     names = ["F12_k2", "F12_k4", "F4_k2", "compare.html", "compare.json", "sweep.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
@@ -158,7 +188,9 @@ def test_a_sweep_names_the_mdl_sae_and_run_again_it_trains_nothing(folder, tmp_p
     told = json.loads(again.stdout)
     assert told.pop("output") == str(tmp_path / "out")
     assert told == json.loads((tmp_path / "out" / "sweep.json").read_bytes())
-    assert f" {told['at']['0.75']['mdl']} " in result.stdout.partition("the MDL-SAE among 3")[2]
+    verdict = told["at"]["0.75"]
+    assert verdict["edge"] or verdict["k_edge"], "both have two values"
+    assert f" {verdict['mdl']} * " in result.stdout.partition("the MDL-SAE among 3")[2]
     for more, message in (
         (("--seed", "1"), "F4_k2: was trained with seed 0, now it is 1; choose another folder for this sweep"),
         (("--arch", "topk"), "F4_k2: was trained with architecture 'batchtopk', now it is 'topk'"),

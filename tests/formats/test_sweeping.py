@@ -118,6 +118,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_saes(source: MemoryArray, 
     assert sorted(path.name for path in output.iterdir()) == ["F12_k2.checkpoint", "F8_k2", "sweep.json"]
     assert not json.loads((output / "sweep.json").read_bytes())["complete"]
     _, lines = swept(source, output)
+    assert [line.partition(";")[0] for line in lines][:1] == ["F8_k2 (1 of 2): is there already"]
     assert lines[1] == "F12_k2 (2 of 2): goes on from its checkpoint"
     assert (output / "F12_k2" / WEIGHTS).read_bytes() == (done / "F12_k2" / WEIGHTS).read_bytes()
     assert not list(output.glob("*.checkpoint"))
@@ -156,9 +157,20 @@ def test_saes_of_other_settings_or_rows_are_refused_by_name_before_any_training(
         swept(source, output, [new, other])
     with pytest.raises(OutputError, match=r"F8_k2: was trained on other rows"):
         swept(MemoryArray(2 * sparse_rows(600), "rows"), output)
-    (output / "F12_k2" / "training.json").write_text('{"settings": 3}')
-    with pytest.raises(OutputError, match=r"F12_k2: holds no training.json that tells"):
-        swept(source, output)
+    told = json.loads((output / "F12_k2" / "training.json").read_bytes())
+    held = told["held_out"]
+    for damaged in (
+        {"settings": 3},
+        told | {"held_out": {}},
+        told | {"held_out": 3},
+        told | {"held_out": held | {"nmse": "low"}},
+        told | {"held_out": {"rows": 9, "nmse": 0.1}},
+        told | {"seconds": None},
+        told | {"settings": told["settings"] | {"aim": {"kind": "l0"}}},
+    ):
+        (output / "F12_k2" / "training.json").write_text(json.dumps(damaged))
+        with pytest.raises(OutputError, match=r"F12_k2: holds no training.json that tells"):
+            swept(source, output)
     (output / "F8_k2" / WEIGHTS).unlink()
     with pytest.raises(OutputError, match=r"F8_k2: holds no sae_weights"):
         swept(source, output)
@@ -166,6 +178,44 @@ def test_saes_of_other_settings_or_rows_are_refused_by_name_before_any_training(
     facts, _ = swept(source, output, run=Run(force=True))
     assert [sae["trained_now"] for sae in facts["saes"]] == [True, True]
     assert (output / "F12_k2" / WEIGHTS).read_bytes() == (done / "F12_k2" / WEIGHTS).read_bytes()
+
+
+def test_what_force_does_not_replace_is_told_before_any_training(
+    source: MemoryArray, done: Path, tmp_path: Path
+) -> None:
+    output = copy(done, tmp_path / "sweep")
+    new, wide = (Settings(width, aim=Aim("l0", 2), tokens=640, batch=64) for width in (4, 16))
+    (output / "F8_k2" / "training.json").unlink()
+    (output / "F8_k2" / "notes.txt").write_text("mine")
+    (output / "F16_k2").write_text("mine")
+    for last, message in ((GRID[0], "F8_k2: is not replaced, because it holds 'notes.txt'"), (wide, "is a file")):
+        with pytest.raises(OutputError, match=message):
+            swept(source, output, [new, last], run=Run(force=True))
+    assert not (output / "F4_k2").exists()
+
+
+def test_targets_that_cannot_be_are_told_before_any_training(source: MemoryArray, tmp_path: Path) -> None:
+    for targets in ([0.2, 1.5], []):
+        with pytest.raises(InputError, match="NMSE values between 0 and 1"):
+            swept(source, tmp_path / "sweep", targets=targets)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_fails_is_told_by_name(source: MemoryArray, tmp_path: Path) -> None:
+    lines: list[str] = []
+    wild = Settings(12, aim=Aim("l0", 2), tokens=640, batch=64, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"^F12_k2: the training diverged"):
+        swept(source, tmp_path / "sweep", [GRID[0], wild], log=lines.append)
+    assert lines[0] == "F8_k2 (1 of 2): training"
+    assert lines[1].startswith("F8_k2 (1 of 2): trained, ")
+    assert lines[2:] == ["F12_k2 (2 of 2): training"]
+
+
+def test_an_aim_that_is_missed_is_told(source: MemoryArray, tmp_path: Path) -> None:
+    far = Settings(8, aim=Aim("nmse", 1e-5), tokens=64, batch=64)
+    _, lines = swept(source, tmp_path / "sweep", [far])
+    assert lines[1].endswith(", where 1e-05 was aimed at")
+    assert ". Warning: held-out rows have NMSE " in lines[1]
 
 
 def test_with_force_what_is_as_asked_for_stays(source: MemoryArray, done: Path, tmp_path: Path) -> None:
@@ -215,6 +265,7 @@ def test_test_rows_are_what_is_compared_on_and_a_target_out_of_reach_is_no_error
         "bits_per_row": None,
         "ties": [],
         "edge": None,
+        "k_edge": None,
         "with_sae": [],
         "missing": NAMES,
     }

@@ -21,7 +21,7 @@ from saecodec.errors import CheckpointError, InputError, OutputError
 from saecodec.formats import training
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.checkpoints import load_sae
-from saecodec.formats.training import Run, train_array
+from saecodec.formats.training import Run, missed_aim, train_array
 from saecodec.training import Aim, Settings, Trainer
 
 WIDTH, F, BATCH, STEPS = 6, 10, 32, 30
@@ -331,6 +331,23 @@ def test_a_curve_has_a_hundred_points_at_most(tmp_path: Path, steps: int, monkey
     points = train_array(MemoryArray(X), tmp_path / "sae", settings)["curve"]["points"]
     assert 50 < len(points) <= 100
     assert points[-1][0] == steps
+
+
+def test_an_aim_that_was_missed_is_told_where_that_was_measured() -> None:
+    def told(objective: str, aim: Aim, **held: Any) -> str | None:
+        settings = Settings(F, "jumprelu", objective, aim).to_json()
+        return missed_aim({"settings": settings, "held_out": {"rows": 9, **held}})
+
+    assert told("sparsity", Aim("nmse", 0.2), nmse=0.219) is None
+    for nmse in (0.221, 0.179):
+        assert (
+            told("sparsity", Aim("nmse", 0.2), nmse=nmse) == f"held-out rows have NMSE {nmse}0, where 0.2 was aimed at"
+        )
+    assert told("sparsity", Aim("nmse", 0.2), rows=0) is None
+    assert told("sparsity", Aim("l0", 2), nmse=0.9) is None
+    assert told("rate", Aim("nmse", 0.2), nmse=0.5, searched={"nmse": 0.2}) is None
+    assert told("rate", Aim("nmse", 0.2), nmse=0.2, searched=None) == "no search of held-out rows reaches nmse 0.2"
+    assert told("rate", Aim("bits", 20), rows=0) is None
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
