@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from command_line import run
 
+from saecodec.cli.train import train
 from saecodec.formats.arrays import open_array
 from saecodec.formats.checkpoints import load_sae
 from saecodec.formats.training import Run, train_array
 from saecodec.training import Aim, Settings
+from saecodec.training import settings as known
 
 SMALL = ("--tokens", 640, "--batch", 64)
 WEIGHTS = "sae_weights.safetensors"
@@ -205,6 +208,20 @@ def test_a_sweep_for_rate_is_compared_where_it_aims_on_rows_that_are_held_out(fo
     assert told["grid"] == ["F12_nmse0.3", "F12_nmse0.4"]
     assert told["targets"] == [0.3, 0.4]
     assert told["compared_on"]["held_out"]
+
+
+def test_the_command_line_has_the_values_of_the_settings():
+    """It repeats them, because the settings come with torch, which --help does without."""
+    options = {option.name: option for option in train.params}
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert tuple(options["arch"].type.choices) == known.ARCHITECTURES
+    assert tuple(options["objective"].type.choices) == known.OBJECTIVES
+    same = ("objective", "tokens", "batch", "seed")
+    assert [options[name].default for name in same] == [fields[name] for name in same]
+    assert f"Default: {known.DEFAULT_K}." in options["k"].help
+    assert f"Default: {fields['architecture']}," in options["arch"].help
+    assert f"Default: {Settings(4096).peak_rate}, less above 4096" in options["lr"].help
+    assert Settings(4096).peak_rate > Settings(4097).peak_rate
 
 
 def test_every_option_of_a_sweep_is_told_in_the_help():
