@@ -44,4 +44,4 @@ def end_of(name: str | None, values: Mapping[str, float], called: tuple[str, str
     """Which end of several values, by name, the one of a name is, if any. called: the lowest, the highest."""
     rising = sorted(set(values.values()))
     ends = dict(zip((rising[0], rising[-1]), called, strict=True)) if len(rising) > 1 else {}
-    return ends.get(values[name]) if name in values else None
+    return ends.get(values[name]) if name is not None and name in values else None

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saecodec.errors import InputError
+from saecodec.formats import training_rows
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.training_rows import TrainingRows
 
@@ -113,3 +116,14 @@ def test_progress_counts_rows() -> None:
     TrainingRows(MemoryArray(numbered(20_000)), 16, 0, progress=lambda *words: told.append(words))
     assert [words[1] for words in told] == [8192, 16384, 20_000]
     assert told[0][0] == "read"
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 7))
+def test_what_is_held_out_is_taken_out_in_place(held: list[bool], read: int) -> None:
+    block = torch.arange(2 * len(held)).view(-1, 2)
+    wanted, where = block[~torch.tensor(held, dtype=torch.bool)], block.data_ptr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_rows, "_READ", read)
+        kept = training_rows._without(block, torch.tensor(held, dtype=torch.bool))
+    assert torch.equal(kept, wanted)
+    assert not len(kept) or kept.data_ptr() == where
