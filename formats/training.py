@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -186,7 +187,8 @@ def _steps(
                 save()
                 saved, saved_step = time.perf_counter(), meter.step
         if saved_step < settings.n_steps:  # judging takes time, too, and writing may fail
-            save()
+            with suppress(OutputError):  # where there may be room for an SAE, though not for a checkpoint
+                save()
 
 
 def _write(

@@ -298,6 +298,17 @@ def test_what_fails_after_the_last_step_costs_no_step(tmp_path: Path, monkeypatc
     assert contents(output) == contents(tmp_path / "whole")
 
 
+def test_where_there_is_no_room_for_a_last_checkpoint_the_sae_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*of: Any) -> None:
+        raise OutputError("no room")
+
+    monkeypatch.setattr(training, "save_checkpoint", full)
+    train_array(MemoryArray(X), tmp_path / "sae", SETTINGS["batchtopk"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sae", "sae-4"]
+
+
 def test_a_job_that_is_told_to_end_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, source, step = SETTINGS["batchtopk"], MemoryArray(X), Trainer._step
     train_array(source, tmp_path / "whole", settings)
