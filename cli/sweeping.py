@@ -157,11 +157,13 @@ def sweep_text(output: str, facts: Mapping[str, Any], report: dict[str, Any]) ->
         if verdict["mdl"] is None:
             unreached.append(f"no SAE reaches NMSE {key}: wider ones, a larger k, or more tokens may")
             continue
-        edges |= any(shared["edge"] for shared in verdict["with_sae"])
+        best = [verdict, *verdict["with_sae"]]
+        marks = [" *" if each["edge"] or each["k_edge"] else "" for each in best]
+        edges |= any(marks)
         ties = f" ({count(len(verdict['ties']), 'tie')})" if verdict["ties"] else ""
-        row = [key, verdict["mdl"] + ties, f"{verdict['bits_per_row']:,.1f}"]
-        for shared in verdict["with_sae"]:
-            row += [shared["mdl"] + (" *" if shared["edge"] else ""), f"{shared['total_bits_per_row']:,.1f}"]
+        row = [key, verdict["mdl"] + marks[0] + ties, f"{verdict['bits_per_row']:,.1f}"]
+        for shared, mark in zip(verdict["with_sae"], marks[1:], strict=True):
+            row += [shared["mdl"] + mark, f"{shared['total_bits_per_row']:,.1f}"]
         table.append(row)
     rows = "held-out rows of the training" if on["held_out"] else f"rows of {on['input']}"
     lines = [printable(f"the MDL-SAE among {len(facts['grid'])}, on {on['rows']:,} {rows}")]
@@ -169,6 +171,6 @@ def sweep_text(output: str, facts: Mapping[str, Any], report: dict[str, Any]) ->
         lines.append(columns_text(table, left=(1, *range(3, len(head), 2))))
     lines += unreached
     if edges:
-        lines.append("* the narrowest or the widest of the grid: beyond it may be a better one")
+        lines.append("* at an end of the grid, by its width or its k: beyond it may be a better one")
     lines.append(printable(f"{output}: the SAEs, sweep.json, compare.html and compare.json"))
     return compare_text(report, "saecodec compare --residual") + "\n\n" + "\n".join(lines)

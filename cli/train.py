@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +14,7 @@ from saecodec.cli.sweeping import Several, aims_of, check_sweep, grid_told, swee
 
 if TYPE_CHECKING:
     from saecodec.formats.array_source import ArraySource
+    from saecodec.training import Settings
 
 _ARCHITECTURES = ("batchtopk", "topk", "jumprelu", "gated", "standard")
 
@@ -131,7 +134,7 @@ def train(
     """
     from saecodec.cli.progress import progress_bar
     from saecodec.formats.arrays import open_array
-    from saecodec.formats.training import Run, train_array
+    from saecodec.formats.training import Run, missed_aim, train_array
     from saecodec.training import Aim, Settings
 
     check_sweep(sweep, {"--width": widths, "--k": k, "--nmse": nmse, "--bits": bits}, (test, targets, search))
@@ -142,6 +145,7 @@ def train(
         return Settings(width, kind, objective, aim, tokens, batch, lr, narrower, seed)
 
     grid = grid_told(widths, aims, settings_of) if sweep else [settings_of(widths[0], aims[0])]
+    check_decoder(sae, outputs_of(output, grid, sweep))
     source = rows_to_train_on(input, key, sae, codec)
     if sweep:
         tested = None if test is None else open_array(test, key)
@@ -150,6 +154,9 @@ def train(
     with progress_bar() as progress:
         facts = train_array(source, output, grid[0], Run(device, resume=resume, force=force), progress=progress)
     click.echo(json.dumps(facts | {"output": output}) if as_json else training_text(output, facts))
+    missed = missed_aim(facts)
+    if missed is not None:
+        click.echo(f"Warning: {missed}. A wider SAE, or more tokens, may come nearer.", err=True)
 
 
 def widths_of(text: str | None) -> tuple[int, ...]:
@@ -162,16 +169,36 @@ def widths_of(text: str | None) -> tuple[int, ...]:
         raise click.UsageError(f"{text!r} is not a list of widths such as 768,1536") from None
 
 
+def outputs_of(output: str, grid: Sequence[Settings], sweep: bool) -> list[str]:
+    """The folders of all SAEs that are to be trained."""
+    if sweep:
+        from saecodec.formats.sweeping import name_of
+
+        return [os.path.join(output, name_of(settings)) for settings in grid]
+    from saecodec.formats.training import folders_of
+
+    return list(folders_of(output, grid[0]).values())
+
+
+def check_decoder(sae: str | None, outputs: Sequence[str]) -> None:
+    """OutputError when an SAE that decodes the input would be replaced: nothing else may decode it."""
+    from saecodec.errors import OutputError
+
+    held = None if sae is None else os.path.realpath(sae)
+    for folder in outputs:
+        if held is not None and (held + os.sep).startswith(os.path.realpath(folder) + os.sep):
+            raise OutputError(f"{folder}: is the SAE that decodes the input (-s); choose another output")
+
+
 def rows_to_train_on(input: str, key: str | None, sae: str | None, codec: str | None) -> ArraySource:
     """The rows of an input; -s and -c are for `.saec` files."""
     from saecodec.cli.options import load_pieces
-    from saecodec.formats.saec_source import SaecRows, open_rows
+    from saecodec.formats.saec_source import is_saec_rows, open_rows
 
-    model, fitted = load_pieces(sae, codec, "cpu")
-    source = open_rows(input, key, sae=model, codec=fitted)
-    if (model or fitted) and not isinstance(source, SaecRows):
+    if (sae or codec) and not is_saec_rows(input):
         raise click.UsageError(f"-s and -c tell how a .saec file is decoded, which {input} is not: leave them out")
-    return source
+    model, fitted = load_pieces(sae, codec, "cpu")
+    return open_rows(input, key, sae=model, codec=fitted)
 
 
 def training_text(output: str, facts: dict[str, Any]) -> str:

@@ -44,6 +44,15 @@ LIBRARY = {
         "saecodec.formats.rate_curve.Setting",
         "saecodec.formats.page.write_page",
     ],
+    "Training": [
+        "saecodec.training.Aim",
+        "saecodec.training.Settings",
+        "saecodec.formats.training.Run",
+        "saecodec.formats.training.train_array",
+        "saecodec.formats.sweeping.grid_of",
+        "saecodec.formats.sweeping.sweep",
+        "saecodec.formats.saelens_writer.write_saelens",
+    ],
     "Folders and zarr": [
         "saecodec.formats.folders.run",
         "saecodec.formats.folder_work.EncodeFolder",

@@ -125,7 +125,8 @@ def best(measured: dict[str, Any], family: str, key: str) -> str:
 def memory() -> None:
     """A wide SAE's first steps, in a process for each objective: its largest resident size."""
     for objective in ("sparsity", "rate"):
-        run = subprocess.run([sys.executable, __file__, ".", "--part", f"wide-{objective}"], capture_output=True)
+        wide = [sys.executable, __file__, ".", "--part", f"wide-{objective}"]
+        run = subprocess.run(wide, stdout=subprocess.PIPE, check=True)
         keep("memory", objective, json.loads(run.stdout.splitlines()[-1]) | WIDE)
 
 

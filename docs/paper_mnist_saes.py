@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saecodec.formats.array_source import ArraySource
-from saecodec.formats.training import FACTS, Run, train_array
+from saecodec.formats.training import FACTS, Run, settings_told, train_array
 from saecodec.formats.training_checkpoint import checkpoint_of
 from saecodec.formats.two_part import floor_of
 from saecodec.sae import SAE
@@ -40,7 +40,7 @@ def train_missing(source: ArraySource, folder: Path, wanted: Sequence[Settings],
         output = folder / name_of(settings)
         if (output / FACTS).exists():
             held = json.loads((output / FACTS).read_text()).get("settings")
-            if held != settings.to_json() | {"learning_rate": settings.peak_rate}:
+            if held != settings_told(settings):
                 raise SystemExit(f"{output}: was trained with other settings, {held}: give another folder")
             continue
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ description.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +40,14 @@ class Candidate:
     load: Callable[[], SAE]
 
 
+def checked_targets(targets: Iterable[float]) -> list[float]:
+    """NMSE values to compare at, rising, to six digits; InputError when there are none, or they cannot be."""
+    rising = sorted({float(f"{target:g}") for target in targets})
+    if not rising or not all(0 < target < 1 for target in rising):
+        raise InputError(f"SAEs are compared at NMSE values between 0 and 1, got {rising or 'none'}")
+    return rising
+
+
 def compare(
     source: ArraySource,
     candidates: Sequence[Candidate],
@@ -63,9 +71,7 @@ def compare(
     target. InputError when rows are not finite, do not vary, or are not those of an SAE.
     """
     setting, selection = setting or Setting(), selection or Selection()
-    targets = sorted({float(f"{target:g}") for target in targets})
-    if not targets or not all(0 < target < 1 for target in targets):
-        raise InputError(f"SAEs are compared at NMSE values between 0 and 1, got {targets or 'none'}")
+    targets = checked_targets(targets)
     pairs = named(candidates)
     rows = _rows(source, pairs, selection)
     ground = _ground(rows, seq, selection)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Lock, Thread, current_thread, main_thread
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -62,32 +62,39 @@ def holding_interrupts() -> Iterator[None]:
 
 @contextmanager
 def deferring_interrupts() -> Iterator[Callable[[], None]]:
-    """Ctrl-C waits until the function that this gives is called, which raises KeyboardInterrupt then; a second one does
+    """Ctrl-C, and a SIGTERM that somebody handles, wait until the function that this gives is called, or the block ends
+    without an exception; then what handles them does so, with KeyboardInterrupt or SystemExit mostly. A second one does
     not wait. Unlike a blocked signal, it waits whichever thread the system hands it to.
 
-    It changes nothing outside the main thread, and where somebody else handles the signal.
+    It changes nothing outside the main thread, and where somebody else handles Ctrl-C.
     """
-    noted = False
+    noted: list[int] = []
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
-    def note(number: int, frame: object) -> None:
-        nonlocal noted
+    def note(number: int, frame: FrameType | None) -> None:
         if noted:
-            raise KeyboardInterrupt
-        noted = True
+            before[number](number, frame)
+        noted.append(number)
 
     def let_through() -> None:
-        if noted:
-            raise KeyboardInterrupt
+        while noted:
+            number = noted.pop()
+            before[number](number, None)
 
     ours = current_thread() is main_thread()
-    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, note)
+    if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(ending)
+            if callable(handler) and not isinstance(handler, signal.Handlers):
+                before[ending] = handler
+        for each in before:
+            signal.signal(each, note)
     try:
         yield let_through
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    let_through()
 
 
 def keep_freed_memory() -> None:

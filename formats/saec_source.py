@@ -97,6 +97,12 @@ def open_rows(
     return opener(name) if shards is None else ShardedArray(name, sorted(shards, key=natural_order), None, opener)
 
 
+def is_saec_rows(path: str | os.PathLike[str]) -> bool:
+    """Whether `open_rows` takes a path, a pattern or a folder for `.saec` files."""
+    name = os.fspath(path)
+    return _is_saec(name) or _shards(name) is not None
+
+
 def _is_saec(path: str) -> bool:
     name = urlsplit(path).path if is_url(path) else path  # without what a URL asks for
     return os.path.splitext(name)[1].lower() == EXTENSION

@@ -121,11 +121,14 @@ def _architecture(sae: SAE, encoder: Any) -> tuple[str, dict[str, Any], dict[str
 
 
 def _stored(tensor: Tensor, dtype: Any, what: str) -> Tensor:
-    """A copy in the dtype that SAELens gives all tensors of an SAE; UnsupportedError when that changes a value."""
+    """A copy in the dtype that SAELens gives all tensors of an SAE; UnsupportedError when that changes a value, or one
+    is NaN."""
     import torch
 
     held = tensor.detach().cpu()
     out = held.to(dtype).clone(memory_format=torch.contiguous_format)  # files cannot hold views of one tensor
+    if bool(torch.isnan(held).any()):
+        raise UnsupportedError(f"{what} holds NaN: such an SAE codes no row")
     if not torch.equal(out.float(), held.float()):
         raise UnsupportedError(
             f"{what} has values that {dtype} cannot hold, in which this SAE multiplies: SAELens has one dtype for all"

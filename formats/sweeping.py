@@ -22,15 +22,16 @@ from typing import Any, Final
 import saecodec
 from saecodec.errors import CheckpointError, InputError, OutputError
 from saecodec.formats.array_source import ArraySource, MemoryArray
-from saecodec.formats.atomic import atomic_output, reporting
+from saecodec.formats.atomic import atomic_output, check_output_path, reporting
 from saecodec.formats.atomic_folder import check_output_folder
 from saecodec.formats.checkpoints import load_sae
-from saecodec.formats.comparing import Candidate, compare
+from saecodec.formats.comparing import Candidate, checked_targets, compare
 from saecodec.formats.page import write_page
 from saecodec.formats.rate_curve import Log, Setting
 from saecodec.formats.saelens import CONFIG, WEIGHTS
-from saecodec.formats.training import FACTS, Run, identity, settings_told, train_array
-from saecodec.formats.training_checkpoint import checkpoint_of, load_checkpoint
+from saecodec.formats.sweep_verdicts import verdict_at
+from saecodec.formats.training import FACTS, FILES, Run, identity, missed_aim, settings_told, train_array
+from saecodec.formats.training_checkpoint import check_checkpoint, checkpoint_of, load_checkpoint
 from saecodec.formats.training_rows import TrainingRows
 from saecodec.progress import Progress, no_progress
 from saecodec.sae import available
@@ -94,7 +95,8 @@ def sweep(
     """
     run, output = run or Run(), os.fspath(output)
     folders = _folders(grid, output)
-    targets = sorted(targets or {s.aim.value for s in grid if s.aim.kind == "nmse"} or DEFAULT_TARGETS)
+    aimed = {s.aim.value for s in grid if s.aim.kind == "nmse"}
+    targets = checked_targets((aimed or DEFAULT_TARGETS) if targets is None else targets)
     _check(source, test, output, force=run.force)
     rows = TrainingRows(source, grid[0].batch, grid[0].seed, memory=run.memory, progress=progress)
     if test is None and not len(rows.held_out):
@@ -112,21 +114,18 @@ def sweep(
     if not os.path.isdir(output):
         with reporting(output):
             os.mkdir(output)
-    _write(output, facts)
+    _write(output, (_told(output) or facts) | {"complete": False})  # old verdicts stay until there are new ones
     saes = []
     for number, (settings, folder) in enumerate(folders, 1):
         name = name_of(settings)
         if settings in wanting:
-            if settings in resumed:
-                log(f"{name} ({number} of {len(grid)}): goes on from its checkpoint")
-            train_array(
-                source,
-                folder,
-                settings,
-                replace(run, resume=settings in resumed),
-                rows=rows,
-                progress=_named(name, progress),
-            )
+            begins = "goes on from its checkpoint" if settings in resumed else "training"
+            log(f"{name} ({number} of {len(grid)}): {begins}")
+            own, named = replace(run, resume=settings in resumed), _named(name, progress)
+            try:
+                train_array(source, folder, settings, own, rows=rows, progress=named)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from error
         told = json.loads((Path(folder) / FACTS).read_bytes())
         log(f"{name} ({number} of {len(grid)}): {_line(told, trained=settings in wanting)}")
         aim = {"kind": settings.aim.kind, "value": settings.aim.value}
@@ -142,6 +141,7 @@ def sweep(
         log=log,
     )
     write_page(report, os.path.join(output, PAGE), force=True)
+    ks = {name_of(settings): settings.aim.value for settings in grid if settings.aim.kind == "l0"}
     facts |= {
         "complete": True,
         "compared_on": {"input": judged_on.path, "rows": report["rows"], "held_out": test is None},
@@ -149,7 +149,7 @@ def sweep(
         "weights": weights,
         "targets": report["targets"],
         "saes": saes,
-        "at": {key: _verdict(report, key, source.n_rows) for key in report["at"]},
+        "at": {key: verdict_at(report, key, source.n_rows, ks) for key in report["at"]},
     }
     _write(output, facts)
     return facts | {"compare": report}
@@ -185,8 +185,19 @@ def _check(source: ArraySource, test: ArraySource | None, output: str, *, force:
     if not os.access(output, os.W_OK | os.X_OK):
         raise OutputError(f"{output}: is not writable; choose another place")
     held = sorted(os.listdir(output))
-    if held and SWEEP not in held and not force:
+    if held and _told(output) is None and not force:
         raise OutputError(f"{output}: holds {held[0]!r}, and no sweep to go on with; choose another folder")
+    for name in (SWEEP, PAGE, REPORT):
+        check_output_path(os.path.join(output, name), force=True)
+
+
+def _told(output: str) -> dict[str, Any] | None:
+    """What the sweep in a folder tells; None where there is none, whatever else is called so."""
+    try:
+        told = json.loads((Path(output) / SWEEP).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) and told.get("kind") == "sweep" else None
 
 
 def _is_wanting(folder: str, settings: Settings, rows: TrainingRows, *, force: bool) -> bool:
@@ -196,6 +207,8 @@ def _is_wanting(folder: str, settings: Settings, rows: TrainingRows, *, force: b
     different = _difference(folder, settings, rows)
     if different is not None and not force:
         raise OutputError(f"{folder}: {different}; choose another folder for this sweep, or replace it (--force)")
+    if different is not None:
+        check_output_folder(folder, force=True, mine=FILES.__contains__)
     return different is not None
 
 
@@ -205,7 +218,8 @@ def _difference(folder: str, settings: Settings, rows: TrainingRows) -> str | No
         told = json.loads((Path(folder) / FACTS).read_bytes())
         found, n_rows, scale = dict(told["settings"]), told["rows"], float(told["scale"])
         incomplete = any(key not in told for key in _KEPT)
-    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        _line(told, trained=True)  # which asks for what is told of it
+    except (OSError, KeyError, InputError, TypeError, ValueError, ArithmeticError, RecursionError):
         incomplete = True
     if incomplete:
         return f"holds no {FACTS} that tells how an SAE was trained"
@@ -233,6 +247,7 @@ def _is_resumed(folder: str, settings: Settings, source: ArraySource, rows: Trai
     except (InputError, CheckpointError):
         if not run.force:
             raise
+        check_checkpoint(held)
         return False
     return True
 
@@ -249,47 +264,11 @@ def _named(name: str, progress: Progress) -> Progress:
 def _line(told: dict[str, Any], *, trained: bool) -> str:
     held = told["held_out"]
     what = f"trained, {told['seconds']:.0f} s" if trained else "is there already"
-    return what + (f"; NMSE {held['nmse']:.4f}, L0 {held['l0']:.1f} of held-out rows" if held["rows"] else "")
+    what += f"; NMSE {held['nmse']:.4f}, L0 {held['l0']:.1f} of held-out rows" if held["rows"] else ""
+    missed = missed_aim(told)
+    return what if missed is None else f"{what}. Warning: {missed}"
 
 
 def _write(output: str, facts: dict[str, Any]) -> None:
     with atomic_output(os.path.join(output, SWEEP), force=True) as file:
         file.write(json.dumps(facts, indent=1).encode() + b"\n")
-
-
-def _verdict(report: dict[str, Any], key: str, n_trained: int) -> dict[str, Any]:
-    """The MDL-SAE at a target, and the SAE with the fewest bits when so many rows as were compared, and as there are in
-    the input, share its decoder and its tables. None when no SAE reaches it."""
-    reached = {sae["name"]: sae["at"][key] for sae in report["saes"] if "missing" not in sae["at"][key]}
-    mdl, n = report["at"][key]["mdl"], report["rows"]
-    widths = {sae["name"]: sae["n_latents"] for sae in report["saes"]}
-
-    def total(name: str, n_rows: int) -> float:
-        at = reached[name]
-        shared = (at["tables_bits_per_row"] + at["sae_bits_per_row"]) * n
-        return float(at["bits_per_row"] - at["tables_bits_per_row"] + shared / n_rows)
-
-    with_sae = []
-    for n_rows in sorted({n, n_trained}) if reached else ():
-        best = min(reached, key=lambda name: total(name, n_rows))
-        bits = {
-            "mdl": best,
-            "total_bits_per_row": total(best, n_rows),
-            "edge": _edge(widths[best], widths.values()),
-        }
-        with_sae.append({"rows": n_rows, **bits})
-    return {
-        "mdl": mdl,
-        "bits_per_row": None if mdl is None else reached[mdl]["bits_per_row"],
-        "ties": report["at"][key]["ties"],
-        "edge": None if mdl is None else _edge(widths[mdl], widths.values()),
-        "with_sae": with_sae,
-        "missing": [sae["name"] for sae in report["saes"] if sae["name"] not in reached],
-    }
-
-
-def _edge(width: int, widths: Iterable[int]) -> str | None:
-    """Which end of several widths it is, if any: a width beyond it may be better."""
-    rising = sorted(set(widths))
-    ends = {rising[0]: "narrowest", rising[-1]: "widest"} if len(rising) > 1 else {}
-    return ends.get(width)

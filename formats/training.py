@@ -10,6 +10,8 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +28,7 @@ from saecodec.formats.measuring import measure_array
 from saecodec.formats.processes import deferring_interrupts
 from saecodec.formats.saelens import CONFIG, WEIGHTS
 from saecodec.formats.saelens_writer import write_saelens
-from saecodec.formats.training_checkpoint import checkpoint_of, load_checkpoint, save_checkpoint
+from saecodec.formats.training_checkpoint import check_checkpoint, checkpoint_of, load_checkpoint, save_checkpoint
 from saecodec.formats.training_rows import MEMORY, TrainingRows
 from saecodec.goal import DEFAULT_STEP, Goal
 from saecodec.progress import Progress, no_progress
@@ -39,16 +41,20 @@ from saecodec.training.tuning import code, tune
 
 FACTS: Final = "training.json"
 """What a training tells of itself, beside the SAE."""
-_FILES: Final = (CONFIG, WEIGHTS, FACTS)
+FILES: Final = (CONFIG, WEIGHTS, FACTS)
+"""What the folder of a training holds."""
 _CURVE_POINTS: Final = 100
+_NEAR: Final = 0.1  # of an NMSE aimed at, by which one that was reached may differ
 _METER_SECONDS: Final = 0.1  # between looks at where a training stands, for progress: it takes sums over all latents
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a training runs, which changes nothing in its SAE but by the device's arithmetic. device: "auto" is cuda
-    where there is one. memory: bytes that rows may take. save_seconds: between checkpoints. resume: go on from one.
-    force: replace an output, and discard a checkpoint."""
+    """How a training runs. Its SAE depends on the device, by its arithmetic, and on the memory, where not all rows fit
+    in it: they are mixed in blocks then.
+
+    device: "auto" is cuda where there is one. memory: bytes that rows may take. save_seconds: between checkpoints.
+    resume: go on from one. force: replace an output, and a checkpoint, unless the training resumes from that."""
 
     device: str = "auto"
     memory: int = MEMORY
@@ -75,17 +81,22 @@ def train_array(
     Raises InputError (rows, settings, a checkpoint of another training), OutputError, CheckpointError.
     """
     run = run or Run()
-    folders = {width: f"{os.fspath(output).rstrip(os.sep)}-{width}" for width in settings.nested}
-    folders[settings.n_latents] = os.fspath(output)
-    for folder in folders.values():
-        check_output_folder(folder, force=run.force, mine=_FILES.__contains__)
-        if source.lies_in(folder):
-            raise OutputError(f"{folder}: holds the input; choose another output")
+    folders = folders_of(output, settings)
     held = checkpoint_of(output)
-    if os.path.exists(held) and not (run.resume or run.force):
-        raise OutputError(f"{held}: is left of a training that was stopped: go on (--resume), or begin anew (--force)")
     if run.resume and not os.path.exists(held):
         raise InputError(f"{held}: there is no checkpoint to resume from: leave --resume out")
+    for folder in folders.values():
+        if run.resume and not run.force and os.path.lexists(folder):
+            raise OutputError(
+                f"{folder}: already exists, and {held} is left of a training that was stopped: to finish that, and "
+                "replace the folder, resume with force (--resume --force)"
+            )
+        check_output_folder(folder, force=run.force, mine=FILES.__contains__)
+        if source.lies_in(folder):
+            raise OutputError(f"{folder}: holds the input; choose another output")
+    check_checkpoint(held)
+    if os.path.exists(held) and not (run.resume or run.force):
+        raise OutputError(f"{held}: is left of a training that was stopped: go on (--resume), or begin anew (--force)")
     device = available(run.device)
     if rows is None or not rows.serve(source, settings.batch, settings.seed):
         rows = TrainingRows(source, settings.batch, settings.seed, memory=run.memory, progress=progress)
@@ -106,6 +117,12 @@ def train_array(
     return facts
 
 
+def folders_of(output: str | os.PathLike[str], settings: Settings) -> dict[int, str]:
+    """Where the SAEs of a training go, by width: nested ones beside the output."""
+    nested = {width: f"{os.fspath(output).rstrip(os.sep)}-{width}" for width in settings.nested}
+    return nested | {settings.n_latents: os.fspath(output)}
+
+
 def identity(settings: Settings, source: ArraySource, rows: TrainingRows, device: torch.device) -> dict[str, Any]:
     """What a checkpoint belongs to: where all of this is the same, a training goes on as if it had not stopped."""
     return {
@@ -122,17 +139,37 @@ def settings_told(settings: Settings) -> dict[str, Any]:
     return settings.to_json() | {"learning_rate": settings.peak_rate}
 
 
+def missed_aim(told: dict[str, Any]) -> str | None:
+    """What a training was to reach on held-out rows and did not, by what `training.json` tells; None where it did, or
+    where nothing was measured that would tell."""
+    settings, held = told["settings"], told["held_out"]
+    aim = Aim(**settings["aim"])
+    if settings["objective"] == "rate":
+        lost = "searched" in held and held["searched"] is None
+        return f"no search of held-out rows reaches {aim}" if lost else None
+    if aim.kind != "nmse" or not held["rows"] or abs(held["nmse"] / aim.value - 1) <= _NEAR:
+        return None
+    return f"held-out rows have NMSE {held['nmse']:.4f}, where {aim.value:g} was aimed at"
+
+
 def _save(path: str, trainer: Trainer, told: dict[str, Any], of: dict[str, Any]) -> None:
     tensors, numbers = trainer.state()
     save_checkpoint(path, tensors, {"trainer": numbers, "told": told}, of)
 
 
-def _steps(trainer: Trainer, rows: TrainingRows, told: dict[str, Any], run: Run, progress: Progress, save: Any) -> None:
-    """All steps that are left, with a checkpoint now and then, and when it is interrupted, which waits for the end of a
-    step: in the midst of one, there is no state to go on from."""
+def _steps(
+    trainer: Trainer,
+    rows: TrainingRows,
+    told: dict[str, Any],
+    run: Run,
+    progress: Progress,
+    save: Callable[[], None],
+) -> None:
+    """All steps that are left, with a checkpoint now and then, after the last one, and when it is interrupted, which
+    waits for the end of a step: in the midst of one, there is no state to go on from."""
     settings, started, before = trainer.settings, time.perf_counter(), told["seconds"]
-    saved = started
-    every = max(1, settings.n_steps // _CURVE_POINTS)
+    saved, saved_step = started, trainer.steps_done
+    every = -(-settings.n_steps // _CURVE_POINTS)
     meter, shown = trainer.meter(), -math.inf
     with deferring_interrupts() as let_through:
         for step in trainer.train(rows.batches(trainer.steps_done)):
@@ -146,12 +183,15 @@ def _steps(trainer: Trainer, rows: TrainingRows, told: dict[str, Any], run: Run,
             try:
                 progress("train", step * settings.batch, settings.n_steps * settings.batch, str(meter))
                 let_through()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 save()
                 raise
             if now - saved >= run.save_seconds:
                 save()
-                saved = time.perf_counter()
+                saved, saved_step = time.perf_counter(), step
+        if saved_step < settings.n_steps:  # judging takes time, too, and writing may fail
+            with suppress(OutputError):  # where there may be room for an SAE, though not for a checkpoint
+                save()
 
 
 def _write(
@@ -188,7 +228,7 @@ def _write(
         out = facts | {"n_latents": width, "held_out": judged(part, rows.held_out, step)}
         if point is not None:
             out["held_out"]["searched"] = searched(part, x, settings.aim)
-        with atomic_folder(folder, force=run.force, mine=_FILES.__contains__) as path:
+        with atomic_folder(folder, force=run.force, mine=FILES.__contains__) as path:
             write_saelens(
                 part, path, metadata={"saecodec_version": saecodec.__version__, "trained_as": _name(settings)}
             )

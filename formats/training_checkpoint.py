@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from saecodec.errors import CheckpointError, InputError
-from saecodec.formats.atomic import atomic_output
+from saecodec.errors import CheckpointError, InputError, OutputError
+from saecodec.formats.atomic import atomic_output, check_output_path
 
 SUFFIX: Final = ".checkpoint"
 _KEY: Final = "saecodec_training"
 _VERSION: Final = 1
+_OF_ROWS: Final = ("rows", "mean")  # the latter is the squared norm of their mean
+_HEADER: Final = 8 << 20  # bytes, of what a checkpoint tells: settings, and a curve of a hundred points
 
 
 def save_checkpoint(path: str, tensors: dict[str, Tensor], numbers: dict[str, Any], of: dict[str, Any]) -> None:
@@ -50,11 +52,31 @@ def load_checkpoint(path: str, of: dict[str, Any]) -> tuple[dict[str, Tensor], d
     different = [key for key in of if found.get(key) != json.loads(json.dumps(of[key]))]
     if different:
         key = different[0]
-        raise InputError(
-            f"{path}: is of another training: its {key} was {found.get(key)!r}, now it is {of[key]!r}. Resume with "
-            "what it was, or begin anew (--force)"
-        )
+        what = f"its {key} was {found.get(key)!r}, now it is {of[key]!r}"
+        if key in _OF_ROWS:
+            what = "of other rows, or with another memory for them"
+        raise InputError(f"{path}: is of another training: {what}. Resume with what it was, or begin anew (--force)")
     return tensors, numbers
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise OutputError, before any work, when there can be no checkpoint under a name, or when something has it that
+    begins as no checkpoint does: that is not replaced, not by force either."""
+    check_output_path(path, force=True)
+    if os.path.lexists(path) and not _is_checkpoint(path):
+        raise OutputError(
+            f"{path}: is no checkpoint of a training, and has the name of one; move it, or choose another output"
+        )
+
+
+def _is_checkpoint(path: str) -> bool:
+    """Whether a file has the header of a checkpoint, whatever follows it."""
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), _HEADER)))
+        return _KEY in header["__metadata__"]
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        return False
 
 
 def checkpoint_of(output: str | os.PathLike[str]) -> str:

@@ -33,7 +33,7 @@ class TrainingRows:
     """Batches of a source's rows, float16 where the source has that, else float32.
 
     batch: rows of each. memory: bytes that a block may take, which is four batches at least; where there are several
-    blocks, two are held for a moment. held_out: float32 (H, d). scaling: of the first block's.
+    blocks, two are held while one of them is read. held_out: float32 (H, d). scaling: of the first block's.
     InputError when a row is not finite, when there are fewer rows than a batch, or when they do not vary.
     """
 
@@ -56,7 +56,7 @@ class TrainingRows:
         n_held = min(_HELD_OUT, len(first) // _HELD_OUT_SHARE)
         self._held = _stretches(len(first), n_held)
         self.held_out = first[self._held].to(torch.float32)
-        kept = first[~self._held]
+        kept = _without(first, self._held)
         self._rows_of = [len(kept), *self._sizes[1:]]
         if self._per_epoch() < 1:
             raise InputError(
@@ -99,7 +99,7 @@ class TrainingRows:
             yield self._kept
             return
         for number, rows in enumerate(self._read()):
-            yield rows[~self._held] if number == 0 else rows
+            yield _without(rows, self._held) if number == 0 else rows
 
     def _read(self) -> Iterator[Tensor]:
         """The source's rows, block by block."""
@@ -125,3 +125,12 @@ def _stretches(n_rows: int, n_held: int) -> Tensor:
         start = n_rows * (2 * k + 1) // (2 * _STRETCHES)
         held[start : start + length] = True
     return held
+
+
+def _without(block: Tensor, held: Tensor) -> Tensor:
+    """The rows of a block that are not held out, moved to its front: a copy would take as much memory again."""
+    kept = torch.nonzero(~held).view(-1)
+    for at in range(0, len(kept), _READ):
+        part = block[kept[at : at + _READ]]  # a copy; what is overwritten has been moved before
+        block[at : at + len(part)] = part
+    return block[: len(kept)]

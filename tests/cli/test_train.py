@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from command_line import run
 
+from saecodec.cli.train import train
 from saecodec.formats.arrays import open_array
 from saecodec.formats.checkpoints import load_sae
 from saecodec.formats.training import Run, train_array
 from saecodec.training import Aim, Settings
+from saecodec.training import settings as known
 
 SMALL = ("--tokens", 640, "--batch", 64)
 WEIGHTS = "sae_weights.safetensors"
@@ -96,18 +99,49 @@ def test_rows_of_a_saec_file_are_trained_on(folder, tmp_path):
     run(*encode, tmp_path / "bare.saec")
     run("decode", tmp_path / "whole.saec", "-o", tmp_path / "decoded.npy")
 
-    def trained(name, *options, ok=True):
-        return run("train", tmp_path / name, "-o", tmp_path / f"of {name}", "--width", 8, *SMALL, *options, ok=ok)
-
-    for name, options in (("whole.saec", ()), ("bare.saec", ("-s", folder / "sae")), ("decoded.npy", ())):
-        trained(name, "--k", 2, *options)
-    weights = {(tmp_path / f"of {name}" / WEIGHTS).read_bytes() for name in ("whole.saec", "bare.saec", "decoded.npy")}
+    days = tmp_path / "days"
+    days.mkdir()
+    (days / "bare.saec").write_bytes((tmp_path / "bare.saec").read_bytes())
+    with_sae = ("-s", folder / "sae")
+    inputs = {"whole.saec": (), "bare.saec": with_sae, "decoded.npy": (), "days": with_sae, "day?/*.saec": with_sae}
+    weights = set()
+    for name, options in inputs.items():
+        output = tmp_path / "of it"
+        run("train", tmp_path / name, "-o", output, "--width", 8, *SMALL, "--k", 2, *options, "--force")
+        weights.add((output / WEIGHTS).read_bytes())
     assert len(weights) == 1
-    assert "needs" in trained("bare.saec", "--k", 2, "--force", ok=False).stderr
-    assert (
-        "-s and -c tell how a .saec file is decoded"
-        in trained("decoded.npy", "--k", 2, "-s", folder / "sae", ok=False).stderr
-    )
+    refused = ("-o", tmp_path / "out", "--width", 8, "--k", 2, *SMALL)
+    assert "needs" in run("train", tmp_path / "bare.saec", *refused, ok=False).stderr
+    told = run("train", tmp_path / "decoded.npy", *refused, *with_sae, ok=False).stderr
+    assert "-s and -c tell how a .saec file is decoded" in told
+
+
+def test_the_sae_that_decodes_the_input_is_not_replaced(folder, tmp_path):
+    sae = tmp_path / "sae-4"
+    sae.mkdir()
+    for path in (folder / "sae").iterdir():
+        (sae / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "F8_k2").symlink_to(sae)
+    run("encode", folder / "a.npy", "-s", sae, "--step", "0.1rms", "-o", tmp_path / "a.saec")
+    arguments = ("train", tmp_path / "a.saec", "--width", 8, "--k", 2, *SMALL, "--force")
+    for decoder, output, options in (
+        (sae, "sae-4", ()),
+        (sae / WEIGHTS, "sae-4", ()),
+        (sae, "sae", ("--nested", "4")),
+        (sae, "sweep", ("--sweep",)),
+    ):
+        result = run(*arguments, "-s", decoder, "-o", tmp_path / output, *options, ok=False)
+        assert "is the SAE that decodes the input (-s); choose another output" in result.stderr
+    assert (sae / WEIGHTS).read_bytes() == (folder / "sae" / WEIGHTS).read_bytes()
+
+
+def test_an_aim_that_is_missed_is_told_on_stderr(folder, tmp_path):
+    arguments = ("train", folder / "a.npy", "-o", tmp_path / "sae", "--width", 8, *SMALL, "--json")
+    result = run(*arguments, "--nmse", 1e-5)
+    assert json.loads(result.stdout)["steps"] == 10
+    assert "Warning: held-out rows have NMSE " in result.stderr
+    assert "Warning" not in run(*arguments, "--k", 2, "--force").stderr
 
 
 @pytest.mark.parametrize(
@@ -147,6 +181,8 @@ def test_a_sweep_names_the_mdl_sae_and_run_again_it_trains_nothing(folder, tmp_p
     assert "the MDL-SAE among 3, on 200 rows of" in result.stdout
     assert "decoder shared by 200 rows  bits/row  decoder shared by 600 rows  bits/row\n" in result.stdout
     assert "no SAE reaches NMSE 0.01: " in result.stdout
+    assert " *" in result.stdout.partition("the MDL-SAE among 3")[2]
+    assert "* at an end of the grid, by its width or its k: " in result.stdout
     assert "with saecodec compare --residual, a layer codes" in result.stdout  # train has no such option
     names = ["F12_k2", "F12_k4", "F4_k2", "compare.html", "compare.json", "sweep.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
@@ -155,7 +191,9 @@ def test_a_sweep_names_the_mdl_sae_and_run_again_it_trains_nothing(folder, tmp_p
     told = json.loads(again.stdout)
     assert told.pop("output") == str(tmp_path / "out")
     assert told == json.loads((tmp_path / "out" / "sweep.json").read_bytes())
-    assert f" {told['at']['0.75']['mdl']} " in result.stdout.partition("the MDL-SAE among 3")[2]
+    verdict = told["at"]["0.75"]
+    assert verdict["edge"] or verdict["k_edge"], "both have two values"
+    assert f" {verdict['mdl']} * " in result.stdout.partition("the MDL-SAE among 3")[2]
     for more, message in (
         (("--seed", "1"), "F4_k2: was trained with seed 0, now it is 1; choose another folder for this sweep"),
         (("--arch", "topk"), "F4_k2: was trained with architecture 'batchtopk', now it is 'topk'"),
@@ -170,6 +208,20 @@ def test_a_sweep_for_rate_is_compared_where_it_aims_on_rows_that_are_held_out(fo
     assert told["grid"] == ["F12_nmse0.3", "F12_nmse0.4"]
     assert told["targets"] == [0.3, 0.4]
     assert told["compared_on"]["held_out"]
+
+
+def test_the_command_line_has_the_values_of_the_settings():
+    """It repeats them, because the settings come with torch, which --help does without."""
+    options = {option.name: option for option in train.params}
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert tuple(options["arch"].type.choices) == known.ARCHITECTURES
+    assert tuple(options["objective"].type.choices) == known.OBJECTIVES
+    same = ("objective", "tokens", "batch", "seed")
+    assert [options[name].default for name in same] == [fields[name] for name in same]
+    assert f"Default: {known.DEFAULT_K}." in options["k"].help
+    assert f"Default: {fields['architecture']}," in options["arch"].help
+    assert f"Default: {Settings(4096).peak_rate}, less above 4096" in options["lr"].help
+    assert Settings(4096).peak_rate > Settings(4097).peak_rate
 
 
 def test_every_option_of_a_sweep_is_told_in_the_help():

@@ -11,7 +11,7 @@ it and nothing of it stays; without, the folder as it is. read_only: the disk is
 limit: of the size of files (RLIMIT_FSIZE).
 fails: name of a function of `os` that finds no space.
 hold: "write" or "sync", where the command stops; then it gets `signal`, or `second`, another command, runs before it
-goes on.
+goes on. passing: how many of them come first.
 
 The answer has status, stdout and stderr; files: name -> content in hexadecimal; untouched: whether each of `existing`
 is as it was, the time included; of the second command status and output under `second`. Or `skip`, the reason why there
@@ -188,13 +188,13 @@ def _arrange(faults: dict[str, Any], told: Path) -> None:
 
         setattr(os, faults["fails"], full)
     if "hold" in faults:
-        held = Path(f"{told}.held")
+        held, passed = Path(f"{told}.held"), []
 
         def holding(function: Callable[..., Any]) -> Callable[..., Any]:
             def held_function(*arguments: Any, **options: Any) -> Any:
                 result = function(*arguments, **options)
-                if not hasattr(_arrange, "done"):
-                    _arrange.done = True  # type: ignore[attr-defined]
+                passed.append(function)
+                if len(passed) == 1 + faults.get("passing", 0):
                     held.touch()
                     until = time.monotonic() + _PATIENCE
                     while held.exists():

@@ -148,6 +148,12 @@ def refused() -> dict[str, tuple[Callable[[SAE], SAE], str]]:
     def encoder(**parts: Any) -> Callable[[SAE], SAE]:
         return lambda sae: replace(sae, encoder=replace(sae.encoder, **parts))  # type: ignore[type-var]
 
+    def spoilt(sae: SAE) -> SAE:
+        """After it was made, when its values were looked at."""
+        out = replace(sae, w_dec=sae.w_dec.clone())
+        out.w_dec[3, 2] = float("nan")
+        return out
+
     glu = {"w_glu": torch.zeros(8, 24), "b_glu": torch.zeros(24)}
     pursuit = MatchingPursuit(3, 0.0, True, True)
     return {
@@ -164,6 +170,7 @@ def refused() -> dict[str, tuple[Callable[[SAE], SAE], str]]:
             encoder(w_enc=torch.zeros(8, 24, dtype=torch.float16), b_enc=torch.zeros(24, dtype=torch.float16)),
             "W_dec has values that torch.float16 cannot hold",
         ),
+        "nan": (spoilt, "W_dec holds NaN"),
     }
 
 

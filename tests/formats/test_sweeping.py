@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from saecodec.errors import CheckpointError, InputError, OutputError
 from saecodec.formats.array_source import MemoryArray
-from saecodec.formats.sweeping import _edge, _verdict, grid_of, name_of, sweep
+from saecodec.formats.sweeping import grid_of, name_of, sweep
 from saecodec.formats.training import Run, train_array
 from saecodec.formats.training_checkpoint import checkpoint_of
 from saecodec.training import Aim, Settings
@@ -100,7 +100,12 @@ def test_run_again_it_trains_nothing_and_compares_again(source: MemoryArray, don
 
 def test_a_grid_that_has_grown_is_trained_where_it_is_new(source: MemoryArray, done: Path, tmp_path: Path) -> None:
     wider = Settings(16, aim=Aim("nmse", 0.3), tokens=640, batch=64)
-    facts, _ = swept(source, copy(done, tmp_path / "sweep"), [*GRID, wider], targets=None)
+    output = copy(done, tmp_path / "sweep")
+    with pytest.raises(KeyboardInterrupt):
+        swept(source, output, [*GRID, wider], progress=interrupted_at("F16_nmse0.3", 320))
+    old, held = (json.loads((folder / "sweep.json").read_bytes()) for folder in (done, output))
+    assert held == old | {"complete": False}, "the old verdicts stay until there are new ones"
+    facts, _ = swept(source, output, [*GRID, wider], targets=None)
     assert [sae["trained_now"] for sae in facts["saes"]] == [False, False, True]
     assert facts["saes"][2]["name"] == "F16_nmse0.3"
     assert facts["targets"] == [0.3]  # that of the grid
@@ -113,6 +118,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_saes(source: MemoryArray, 
     assert sorted(path.name for path in output.iterdir()) == ["F12_k2.checkpoint", "F8_k2", "sweep.json"]
     assert not json.loads((output / "sweep.json").read_bytes())["complete"]
     _, lines = swept(source, output)
+    assert [line.partition(";")[0] for line in lines][:1] == ["F8_k2 (1 of 2): is there already"]
     assert lines[1] == "F12_k2 (2 of 2): goes on from its checkpoint"
     assert (output / "F12_k2" / WEIGHTS).read_bytes() == (done / "F12_k2" / WEIGHTS).read_bytes()
     assert not list(output.glob("*.checkpoint"))
@@ -127,9 +133,15 @@ def test_a_checkpoint_of_another_training_is_refused_or_with_force_replaced(
         swept(source, output, longer, progress=interrupted_at("F8_k2", 320))
     with pytest.raises(InputError, match=r"F8_k2.checkpoint: is of another training: its settings"):
         swept(source, output)
-    Path(checkpoint_of(output / "F12_k2")).write_bytes(b"damaged")
+    damaged, whole = Path(checkpoint_of(output / "F12_k2")), Path(checkpoint_of(output / "F8_k2")).read_bytes()
+    damaged.write_bytes(whole[:-1])
     with pytest.raises(CheckpointError, match=r"F12_k2.checkpoint"):
         swept(source, output, longer)
+    damaged.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"F12_k2.checkpoint: is no checkpoint of a training"):
+        swept(source, output, run=Run(force=True))
+    assert not (output / "F8_k2").exists(), "told before any training"
+    damaged.write_bytes(whole[:-1])
     swept(source, output, run=Run(force=True))
     assert (output / "F8_k2" / WEIGHTS).read_bytes() == (done / "F8_k2" / WEIGHTS).read_bytes()
     assert not list(output.glob("*.checkpoint"))
@@ -145,9 +157,20 @@ def test_saes_of_other_settings_or_rows_are_refused_by_name_before_any_training(
         swept(source, output, [new, other])
     with pytest.raises(OutputError, match=r"F8_k2: was trained on other rows"):
         swept(MemoryArray(2 * sparse_rows(600), "rows"), output)
-    (output / "F12_k2" / "training.json").write_text('{"settings": 3}')
-    with pytest.raises(OutputError, match=r"F12_k2: holds no training.json that tells"):
-        swept(source, output)
+    told = json.loads((output / "F12_k2" / "training.json").read_bytes())
+    held = told["held_out"]
+    for damaged in (
+        {"settings": 3},
+        told | {"held_out": {}},
+        told | {"held_out": 3},
+        told | {"held_out": held | {"nmse": "low"}},
+        told | {"held_out": {"rows": 9, "nmse": 0.1}},
+        told | {"seconds": None},
+        told | {"settings": told["settings"] | {"aim": {"kind": "l0"}}},
+    ):
+        (output / "F12_k2" / "training.json").write_text(json.dumps(damaged))
+        with pytest.raises(OutputError, match=r"F12_k2: holds no training.json that tells"):
+            swept(source, output)
     (output / "F8_k2" / WEIGHTS).unlink()
     with pytest.raises(OutputError, match=r"F8_k2: holds no sae_weights"):
         swept(source, output)
@@ -155,6 +178,44 @@ def test_saes_of_other_settings_or_rows_are_refused_by_name_before_any_training(
     facts, _ = swept(source, output, run=Run(force=True))
     assert [sae["trained_now"] for sae in facts["saes"]] == [True, True]
     assert (output / "F12_k2" / WEIGHTS).read_bytes() == (done / "F12_k2" / WEIGHTS).read_bytes()
+
+
+def test_what_force_does_not_replace_is_told_before_any_training(
+    source: MemoryArray, done: Path, tmp_path: Path
+) -> None:
+    output = copy(done, tmp_path / "sweep")
+    new, wide = (Settings(width, aim=Aim("l0", 2), tokens=640, batch=64) for width in (4, 16))
+    (output / "F8_k2" / "training.json").unlink()
+    (output / "F8_k2" / "notes.txt").write_text("mine")
+    (output / "F16_k2").write_text("mine")
+    for last, message in ((GRID[0], "F8_k2: is not replaced, because it holds 'notes.txt'"), (wide, "is a file")):
+        with pytest.raises(OutputError, match=message):
+            swept(source, output, [new, last], run=Run(force=True))
+    assert not (output / "F4_k2").exists()
+
+
+def test_targets_that_cannot_be_are_told_before_any_training(source: MemoryArray, tmp_path: Path) -> None:
+    for targets in ([0.2, 1.5], []):
+        with pytest.raises(InputError, match="NMSE values between 0 and 1"):
+            swept(source, tmp_path / "sweep", targets=targets)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_fails_is_told_by_name(source: MemoryArray, tmp_path: Path) -> None:
+    lines: list[str] = []
+    wild = Settings(12, aim=Aim("l0", 2), tokens=640, batch=64, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"^F12_k2: the training diverged"):
+        swept(source, tmp_path / "sweep", [GRID[0], wild], log=lines.append)
+    assert lines[0] == "F8_k2 (1 of 2): training"
+    assert lines[1].startswith("F8_k2 (1 of 2): trained, ")
+    assert lines[2:] == ["F12_k2 (2 of 2): training"]
+
+
+def test_an_aim_that_is_missed_is_told(source: MemoryArray, tmp_path: Path) -> None:
+    far = Settings(8, aim=Aim("nmse", 1e-5), tokens=64, batch=64)
+    _, lines = swept(source, tmp_path / "sweep", [far])
+    assert lines[1].endswith(", where 1e-05 was aimed at")
+    assert ". Warning: held-out rows have NMSE " in lines[1]
 
 
 def test_with_force_what_is_as_asked_for_stays(source: MemoryArray, done: Path, tmp_path: Path) -> None:
@@ -173,6 +234,16 @@ def test_a_folder_of_other_things_is_no_place_for_a_sweep(source: MemoryArray, t
     with pytest.raises(OutputError, match=r"there is no folder"):
         swept(source, tmp_path / "a" / "b")
     assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
+    for other in ('{"kind": "survey"}', "[]", "3", "not JSON", "[" * 100_000):
+        (tmp_path / "sweep.json").write_text(other)
+        with pytest.raises(OutputError, match=r"holds 'compare.json', and no sweep to go on with"):
+            swept(source, tmp_path)
+        assert (tmp_path / "sweep.json").read_text() == other
+    (tmp_path / "sweep.json").unlink()
+    (tmp_path / "sweep.json").mkdir()
+    with pytest.raises(OutputError, match=r"sweep.json: is a folder"):
+        swept(source, tmp_path, run=Run(force=True))
+    assert (tmp_path / "compare.json").read_text() == "mine"
 
 
 def test_rows_that_cannot_be_compared_are_told_before_any_training(source: MemoryArray, tmp_path: Path) -> None:
@@ -194,6 +265,7 @@ def test_test_rows_are_what_is_compared_on_and_a_target_out_of_reach_is_no_error
         "bits_per_row": None,
         "ties": [],
         "edge": None,
+        "k_edge": None,
         "with_sae": [],
         "missing": NAMES,
     }
@@ -230,20 +302,3 @@ def test_a_grid_is_all_pairs_but_those_that_are_not_sparse() -> None:
         grid_of([2], aims, lambda width, aim: Settings(width, aim=aim))
     rates = grid_of([2], [Aim("bits", 80)], lambda width, aim: Settings(width, "jumprelu", "rate", aim))
     assert list(map(name_of, rates)) == ["F2_bits80"]
-
-
-def test_the_more_rows_share_a_decoder_the_more_latents_pay() -> None:
-    def sae(name: str, width: int, rate: float, tables: float, decoder: float) -> dict[str, Any]:
-        at = {"bits_per_row": rate, "tables_bits_per_row": tables, "sae_bits_per_row": decoder}
-        return {"name": name, "n_latents": width, "at": {"0.2": at}}
-
-    saes = [sae("narrow", 8, 50.0, 1.0, 5.0), sae("middle", 16, 40.0, 2.0, 10.0), sae("wide", 32, 30.0, 5.0, 100.0)]
-    saes.append({"name": "lost", "n_latents": 64, "at": {"0.2": {"missing": "why"}}})
-    report = {"rows": 100, "saes": saes, "at": {"0.2": {"mdl": "wide", "ties": []}}}
-    verdict = _verdict(report, "0.2", 1000)
-    assert verdict["with_sae"] == [
-        {"rows": 100, "mdl": "middle", "total_bits_per_row": pytest.approx(50.0), "edge": None},
-        {"rows": 1000, "mdl": "wide", "total_bits_per_row": pytest.approx(25.0 + 10.5), "edge": None},
-    ]
-    assert verdict["missing"] == ["lost"]
-    assert (_edge(8, (8, 16)), _edge(16, (8, 16)), _edge(8, (8, 8))) == ("narrowest", "widest", None)

@@ -21,7 +21,7 @@ from saecodec.errors import CheckpointError, InputError, OutputError
 from saecodec.formats import training
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.checkpoints import load_sae
-from saecodec.formats.training import Run, train_array
+from saecodec.formats.training import Run, missed_aim, train_array
 from saecodec.training import Aim, Settings, Trainer
 
 WIDTH, F, BATCH, STEPS = 6, 10, 32, 30
@@ -181,10 +181,10 @@ def test_other_settings_are_refused(tmp_path: Path, change: dict[str, Any]) -> N
         train_array(MemoryArray(X), output, replace(SETTINGS["batchtopk"], **change), Run(resume=True))
 
 
-@pytest.mark.parametrize("x, key", [(X[:-1], "rows"), (X * 2 + 1, "mean")])
-def test_other_rows_are_refused(tmp_path: Path, x: Rows, key: str) -> None:
+@pytest.mark.parametrize("x", [X[:-1], X * 2 + 1], ids=["number", "mean"])
+def test_other_rows_are_refused(tmp_path: Path, x: Rows) -> None:
     output = stopped(tmp_path)
-    with pytest.raises(InputError, match=f"is of another training: its {key} "):
+    with pytest.raises(InputError, match="is of another training: of other rows, or with another memory for them"):
         train_array(MemoryArray(x), output, SETTINGS["batchtopk"], Run(resume=True))
 
 
@@ -257,6 +257,108 @@ def test_nothing_is_overwritten_unless_it_may_be(tmp_path: Path) -> None:
     train_array(MemoryArray(X), output, SETTINGS["batchtopk"], Run(force=True))
     assert not (tmp_path / "other" / "sae.checkpoint").exists()
     train_array(MemoryArray(X), output, SETTINGS["batchtopk"], Run(force=True))
+
+
+def test_what_is_no_checkpoint_keeps_its_name_and_stops_a_training_before_it_begins(tmp_path: Path) -> None:
+    held = tmp_path / "sae.checkpoint"
+
+    def never(*of: Any) -> None:
+        raise AssertionError
+
+    for content in (b"", b"mine", save({"a": torch.zeros(2)}), save({"a": torch.zeros(2)}, {"mine": "1"})):
+        held.write_bytes(content)
+        for force in (False, True):
+            with pytest.raises(OutputError, match=r"sae\.checkpoint: is no checkpoint of a training"):
+                train_array(MemoryArray(X), tmp_path / "sae", SETTINGS["batchtopk"], Run(force=force), progress=never)
+        assert held.read_bytes() == content
+    held.unlink()
+    held.mkdir()
+    with pytest.raises(OutputError, match=r"sae\.checkpoint: is a folder"):
+        train_array(MemoryArray(X), tmp_path / "sae", SETTINGS["batchtopk"], Run(force=True), progress=never)
+
+
+def test_what_fails_after_the_last_step_costs_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, output = SETTINGS["batchtopk"], tmp_path / "sae"
+    train_array(MemoryArray(X), tmp_path / "whole", settings)
+    write = training.write_saelens
+
+    def full(sae: Any, folder: str, **options: Any) -> None:
+        if sae.n_latents == F:
+            raise OSError(28, "No space left on device")
+        write(sae, folder, **options)
+
+    monkeypatch.setattr(training, "write_saelens", full)
+    with pytest.raises(OutputError, match="No space left"):
+        train_array(MemoryArray(X), output, settings)
+    monkeypatch.undo()
+    monkeypatch.delattr(Trainer, "_step")
+    with pytest.raises(OutputError, match=r"sae-4: already exists, .*--resume --force"):
+        train_array(MemoryArray(X), output, settings, Run(resume=True))
+    train_array(MemoryArray(X), output, settings, Run(resume=True, force=True))
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_where_there_is_no_room_for_a_last_checkpoint_the_sae_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*of: Any) -> None:
+        raise OutputError("no room")
+
+    monkeypatch.setattr(training, "save_checkpoint", full)
+    train_array(MemoryArray(X), tmp_path / "sae", SETTINGS["batchtopk"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sae", "sae-4"]
+
+
+def test_a_job_that_is_told_to_end_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, source, step = SETTINGS["batchtopk"], MemoryArray(X), Trainer._step
+    train_array(source, tmp_path / "whole", settings)
+
+    def ended(self: Trainer, x: torch.Tensor) -> None:
+        if self.steps_done == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, x)
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        monkeypatch.setattr(Trainer, "_step", ended)
+        with pytest.raises(SystemExit) as stopped:
+            train_array(source, tmp_path / "sae", settings)
+        monkeypatch.undo()
+        assert stopped.value.code == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    train_array(source, tmp_path / "sae", settings, Run(resume=True))
+    assert contents(tmp_path / "sae") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("steps", [99, 100, 101, 199, 200, 201])
+def test_a_curve_has_a_hundred_points_at_most(tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_step", lambda self, x: setattr(self, "steps_done", self.steps_done + 1))
+    settings = Settings(F, aim=Aim("l0", 2), tokens=steps, batch=1)
+    points = train_array(MemoryArray(X), tmp_path / "sae", settings)["curve"]["points"]
+    assert 50 < len(points) <= 100
+    assert points[-1][0] == steps
+
+
+def test_an_aim_that_was_missed_is_told_where_that_was_measured() -> None:
+    def told(objective: str, aim: Aim, **held: Any) -> str | None:
+        settings = Settings(F, "jumprelu", objective, aim).to_json()
+        return missed_aim({"settings": settings, "held_out": {"rows": 9, **held}})
+
+    assert told("sparsity", Aim("nmse", 0.2), nmse=0.219) is None
+    for nmse in (0.221, 0.179):
+        assert (
+            told("sparsity", Aim("nmse", 0.2), nmse=nmse) == f"held-out rows have NMSE {nmse}0, where 0.2 was aimed at"
+        )
+    assert told("sparsity", Aim("nmse", 0.2), rows=0) is None
+    assert told("sparsity", Aim("l0", 2), nmse=0.9) is None
+    assert told("rate", Aim("nmse", 0.2), nmse=0.5, searched={"nmse": 0.2}) is None
+    assert told("rate", Aim("nmse", 0.2), nmse=0.2, searched=None) == "no search of held-out rows reaches nmse 0.2"
+    assert told("rate", Aim("bits", 20), rows=0) is None
 
 
 @pytest.mark.parametrize("kind", SETTINGS)

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from saecodec.errors import InputError
+from saecodec.formats import training_rows
 from saecodec.formats.array_source import MemoryArray
 from saecodec.formats.training_rows import TrainingRows
 
@@ -52,7 +55,7 @@ def test_an_epoch_has_every_row_once_but_those_held_out_and_remainders(n: int, b
     assert epochs[0] != epochs[1], "and mixed again"
     kept = np.setdiff1d(np.arange(n), held)
     x = numbered(n, dtype).astype(np.float64)[kept if blocks == 1 else kept[kept < len(rows._held)]]
-    np.testing.assert_allclose(rows.scaling.mean, x.mean(0) * rows.scaling.scale, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rows.scaling.mean, x.mean(0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -113,3 +116,14 @@ def test_progress_counts_rows() -> None:
     TrainingRows(MemoryArray(numbered(20_000)), 16, 0, progress=lambda *words: told.append(words))
     assert [words[1] for words in told] == [8192, 16384, 20_000]
     assert told[0][0] == "read"
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 7))
+def test_what_is_held_out_is_taken_out_in_place(held: list[bool], read: int) -> None:
+    block = torch.arange(2 * len(held)).view(-1, 2)
+    wanted, where = block[~torch.tensor(held, dtype=torch.bool)], block.data_ptr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_rows, "_READ", read)
+        kept = training_rows._without(block, torch.tensor(held, dtype=torch.bool))
+    assert torch.equal(kept, wanted)
+    assert not len(kept) or kept.data_ptr() == where
