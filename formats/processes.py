@@ -66,7 +66,8 @@ def deferring_interrupts() -> Iterator[Callable[[], None]]:
     without an exception; then what handles them does so, with KeyboardInterrupt or SystemExit mostly. A second one does
     not wait. Unlike a blocked signal, it waits whichever thread the system hands it to.
 
-    It changes nothing outside the main thread, and where somebody else handles Ctrl-C.
+    It changes nothing outside the main thread, and leaves Ctrl-C alone where somebody else handles it, or where it is
+    ignored, as it is in what a shell's script starts in the background.
     """
     noted: list[int] = []
     before: dict[int, Callable[[int, FrameType | None], Any]] = {}
@@ -81,11 +82,11 @@ def deferring_interrupts() -> Iterator[Callable[[], None]]:
             number = noted.pop()
             before[number](number, None)
 
-    ours = current_thread() is main_thread()
-    if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if current_thread() is main_thread():
         for ending in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(ending)
-            if callable(handler) and not isinstance(handler, signal.Handlers):
+            foreign = ending == signal.SIGINT and handler is not signal.default_int_handler
+            if callable(handler) and not isinstance(handler, signal.Handlers) and not foreign:
                 before[ending] = handler
         for each in before:
             signal.signal(each, note)

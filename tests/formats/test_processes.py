@@ -71,3 +71,14 @@ def test_a_sigterm_that_nobody_handles_is_left_alone() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with deferring_interrupts():
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so_and_a_sigterm_waits_all_the_same() -> None:
+    before, done = signal.signal(signal.SIGINT, signal.SIG_IGN), []
+    try:
+        with pytest.raises(SystemExit):
+            sent([signal.SIGINT, signal.SIGTERM], let_through=False, done=done)
+        assert done == [signal.SIGINT, signal.SIGTERM]
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
