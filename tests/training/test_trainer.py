@@ -184,8 +184,8 @@ def test_a_training_for_rate_meets_bits_and_pays_fewer_than_one_for_sparsity() -
 
 
 def test_every_prefix_of_a_nested_sae_learns() -> None:
-    of = settings("batchtopk", 400, Aim("l0", 3), nested=(6, 12))
-    nested, plain = trained(of).sae(), trained(settings("batchtopk", 400, Aim("l0", 3))).sae()
+    of = settings("batchtopk", 200, Aim("l0", 3), nested=(6, 12))
+    nested, plain = trained(of).sae(), trained(settings("batchtopk", 200, Aim("l0", 3))).sae()
     errors = [quality(first_latents(nested, width))[0] for width in (6, 12, F)]
     assert errors[0] > errors[1] > errors[2]
     for width, error in zip((6, 12), errors, strict=False):
