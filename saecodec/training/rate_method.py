@@ -3,7 +3,7 @@
 Each step codes its rows twice. The codec's own *search* (`search.py`), charged with running costs, finds the codes that
 a file would hold; the decoder learns from what they miss. The *encoder*, a JumpReLU whose straight-through thresholds
 pay what a firing costs, learns to come as near to them as a linear encoder can; the decoder learns from its error, too,
-so that the SAE is good without a search. The quantizer's step follows from the pressure, as the codec's search has it.
+so that the SAE can do without a search. The quantizer's step follows from the pressure, as the codec's search has it.
 """
 
 from __future__ import annotations
