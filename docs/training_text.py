@@ -137,8 +137,8 @@ def _earlier(earlier: dict[str, Any], saes: dict[str, Any]) -> str:
     ]
     then, now = (" and ".join(f"{pair[i]:.1f}" for pair in pairs) for i in (0, 1))
     return (
-        "The SAEs for rate of this table are of a slightly earlier trainer, before thresholds paid for activations just "
-        "above them as they should, and before the NMSE that is steered was the one that is told: they took "
+        "The SAEs for rate of this table are of a slightly earlier trainer: before thresholds paid for activations just"
+        " above them as they should, and before the NMSE that is steered was the one that is told: they took "
         f"{then} bits where those of the table above take {now}. So much changes with the path of a training."
     )
 
