@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from saecodec.errors import InputError
@@ -17,14 +17,13 @@ from saecodec.formats.array_blocks import BlockArray
 from saecodec.formats.array_source import ArraySource, FloatRows
 from saecodec.formats.arrays import EXTENSIONS, is_array_folder, open_array
 from saecodec.formats.byte_source import is_url
+from saecodec.formats.codecfile import ROWS_EXTENSION
 from saecodec.formats.saec import SaecFile, open_saec
 from saecodec.formats.shards import ShardedArray, natural_order
 
 if TYPE_CHECKING:
     from saecodec.codec import Codec
     from saecodec.sae import SAE
-
-EXTENSION: Final = ".saec"
 
 
 class SaecRows(BlockArray):
@@ -89,7 +88,7 @@ def open_rows(
     if shards is None and not _is_saec(name):
         return open_array(name, key)
     if key is not None:
-        raise InputError(f"{name}: a {EXTENSION} file holds one array, which has no key; {key!r} was given")
+        raise InputError(f"{name}: a {ROWS_EXTENSION} file holds one array, which has no key; {key!r} was given")
 
     def opener(name: str, key: str | None = None) -> ArraySource:
         return SaecRows(name, sae=sae, codec=codec, device=device, jobs=jobs)
@@ -105,7 +104,7 @@ def is_saec_rows(path: str | os.PathLike[str]) -> bool:
 
 def _is_saec(path: str) -> bool:
     name = urlsplit(path).path if is_url(path) else path  # without what a URL asks for
-    return os.path.splitext(name)[1].lower() == EXTENSION
+    return os.path.splitext(name)[1].lower() == ROWS_EXTENSION
 
 
 def _shards(path: str) -> list[str] | None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 import saecodec
+from saecodec.distortion import Distortion
 from saecodec.errors import CheckpointError, InputError, OutputError, TargetError
 from saecodec.formats.array_source import ArraySource, MemoryArray
 from saecodec.formats.atomic_folder import atomic_folder, check_output_folder
@@ -257,13 +258,13 @@ def judged(sae: SAE, held_out: torch.Tensor, step: Step) -> dict[str, Any]:
     if not len(x):
         return {"rows": 0}
     features = sae.features(x)
-    error = float((sae.rows(features) - held_out).double().square().sum())
-    variance = float((held_out - held_out.mean(0)).double().square().sum())
+    own = Distortion(sae.width)
+    own.add(x, sae.rows(features).numpy())
     fires = torch.bincount(torch.from_numpy(features.latents).long(), minlength=sae.n_latents)
-    coded = code(sae, x, step)
+    coded = code(sae, x, step, features)
     return {
         "rows": len(x),
-        "nmse": error / variance if variance else math.inf,
+        "nmse": math.inf if own.nmse is None else own.nmse,
         "l0": len(features.latents) / len(x),
         "dead": float((fires == 0).float().mean()),
         "step": coded.step,

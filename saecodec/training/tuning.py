@@ -45,11 +45,6 @@ class Coded:
     l0: float
 
 
-def code(sae: SAE, x: NDArray[np.float32], step: Step, factor: float = 1.0) -> Coded:
-    """What the SAE's own activations of rows cost at a step, and what they leave; InputError without rows."""
-    return _code(sae, x, sae.features(x), step, factor)
-
-
 def tune(sae: SAE, x: NDArray[np.float32], price: float) -> tuple[SAE, Coded]:
     """The SAE with its thresholds multiplied by the best factor, and x coded with it at the best step.
 
@@ -68,7 +63,7 @@ def tune(sae: SAE, x: NDArray[np.float32], price: float) -> tuple[SAE, Coded]:
     searched = math.sqrt(price / DEFAULT_SLOPE)
 
     def at(factor: float, step: float) -> Coded:
-        return _code(sae, x, features[factor], Step(step, False), factor)
+        return code(sae, x, Step(step, False), features[factor], factor)
 
     def best(found: Iterable[Coded]) -> Coded:
         return min(found, key=lambda coded: coded.error + price * coded.bits)
@@ -79,9 +74,14 @@ def tune(sae: SAE, x: NDArray[np.float32], price: float) -> tuple[SAE, Coded]:
     return with_factor(chosen.factor), chosen
 
 
-def _code(sae: SAE, x: NDArray[np.float32], features: Features, step: Step, factor: float) -> Coded:
+def code(sae: SAE, x: NDArray[np.float32], step: Step, features: Features | None = None, factor: float = 1.0) -> Coded:
+    """What the SAE's own activations of rows cost at a step, and what they leave; InputError without rows.
+
+    features: of the rows, where they are at hand. factor: of the thresholds that they are of, which is only told.
+    """
     if not len(x):
         raise InputError("there are no held-out rows to code")
+    features = sae.features(x) if features is None else features
     store: list[Codes] = []
     codec = fit_features(sae, [features], step, store)
     (codes,) = store
