@@ -25,6 +25,7 @@ from paper_mnist_shapes import most_used
 
 import saecodec
 from saecodec.formats.arrays import open_array
+from saecodec.formats.sweep_verdicts import total_bits
 
 DOCS = Path(__file__).resolve().parent
 PROGRAM = [sys.executable, "-c", "from saecodec.cli import main; main()"]
@@ -49,9 +50,7 @@ def command(output: str, tokens: int) -> list[str]:
 def taken(at: dict[str, Any], n_rows: int) -> dict[str, Any]:
     """Bits per image of an SAE at a target. total_many: decoder and tables shared by `IMAGES`, not by `n_rows`."""
     kept = {name: at[name] for name in ("bits_per_row", "interval", "total_bits_per_row", "tables_bits_per_row")}
-    tables = at["tables_bits_per_row"]
-    many = at["bits_per_row"] - tables + (tables + at["sae_bits_per_row"]) * n_rows / IMAGES
-    return kept | {"total_many": many}
+    return kept | {"total_many": total_bits(at, n_rows, IMAGES)}
 
 
 def facts_of(report: dict[str, Any], saes: Path) -> dict[str, Any]:

@@ -9,6 +9,13 @@ _WIDTHS: Final = ("narrowest", "widest")
 _KS: Final = ("least", "largest")
 
 
+def total_bits(at: Mapping[str, Any], n_compared: int, n_rows: int) -> float:
+    """Bits a row of an SAE at a target, with decoder and tables shared by `n_rows` rows, where so many as were compared
+    share them in `at`."""
+    shared = (at["tables_bits_per_row"] + at["sae_bits_per_row"]) * n_compared
+    return float(at["bits_per_row"] - at["tables_bits_per_row"] + shared / n_rows)
+
+
 def verdict_at(report: dict[str, Any], key: str, n_trained: int, ks: Mapping[str, float]) -> dict[str, Any]:
     """The MDL-SAE at a target, and the SAE with the fewest bits when so many rows as were compared, and as there are in
     the input, share its decoder and its tables. None when no SAE reaches it. ks: by name, of SAEs that aim at a k."""
@@ -17,9 +24,7 @@ def verdict_at(report: dict[str, Any], key: str, n_trained: int, ks: Mapping[str
     widths = {sae["name"]: sae["n_latents"] for sae in report["saes"]}
 
     def total(name: str, n_rows: int) -> float:
-        at = reached[name]
-        shared = (at["tables_bits_per_row"] + at["sae_bits_per_row"]) * n
-        return float(at["bits_per_row"] - at["tables_bits_per_row"] + shared / n_rows)
+        return total_bits(reached[name], n, n_rows)
 
     def ends(name: str | None) -> dict[str, str | None]:
         """Whether an SAE is at an end of the grid: beyond it may be a better one."""
