@@ -74,7 +74,6 @@ class Trainer:
         self._adam = torch.optim.Adam(list(self.parameters.values()), lr=settings.peak_rate, fused=True)
         self._silent = torch.zeros(settings.n_latents, dtype=torch.int64, device=device)  # rows since a latent fired
         self._held_out = scaling.scaled(held_out.to(device))
-        self._searches = settings.objective == "rate"
         self._train_nmse: float | None = None
         self._l0: float | None = None  # of the last steps: what RunningCosts know comes too late to steer by
         self._held_variance = _variance(self._held_out)
@@ -197,7 +196,9 @@ class Trainer:
             if self.settings.architecture not in TOP_K and not isinstance(method, BatchTopK):
                 method.steer(math.log(max(self._costs.l0, 1e-3) / aim.value) + self._ahead())
         elif aim.kind == "nmse":
-            value = aim.value * (_BEFORE_SEARCH if self._searches and not isinstance(method, Rate) else 1.0)
+            value = aim.value * (
+                _BEFORE_SEARCH if self.settings.objective == "rate" and not isinstance(method, Rate) else 1.0
+            )
             excess = math.log(value / max(self.nmse, 1e-9))
             early = self.steps_done < _LOOSEN_FROM * self.settings.n_steps
             method.steer(max(excess, 0.0) if early else excess)
